@@ -1,0 +1,55 @@
+"""Settings, read from the environment (`HEADSTART_*`) by entry points only and passed down."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+MODEL_RECYCLING = (
+    "https://raw.githubusercontent.com/IBM/model-recycling/1c1d4228810ef0506de1a85144a3744b274c8bbc/results"
+)
+
+
+class Settings(BaseSettings):
+    """Every setting, with its default. `HEADSTART_STORE=... HEADSTART_PORT=...` override them."""
+
+    model_config = SettingsConfigDict(env_prefix="HEADSTART_", frozen=True)
+
+    store: SecretStr = Field(
+        SecretStr("sqlite:///.headstart/store.db"),
+        description="SQLAlchemy URL of the store: sqlite:///FILE or postgresql+psycopg://...",
+    )
+    host: str = Field("127.0.0.1", description="Address to serve on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to serve on; 0 picks a free one.")
+    open_bind: bool = Field(
+        False, description="Allow serving on other than a loopback address. There are no API keys yet."
+    )
+    starter: str = Field(
+        MODEL_RECYCLING,
+        description="Folder or URL of published scores imported into an empty store; empty: none.",
+    )
+    embedded_worker: bool = Field(
+        True, description="Run imports and refits in a thread of the service itself."
+    )
+    roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="Folders that POST /imports may read from, separated by ':'."
+    )
+    allow_private_urls: bool = Field(
+        False, description="Let POST /imports fetch from private and loopback addresses."
+    )
+    max_body_bytes: int = Field(1 << 20, description="Largest request body, uploads apart.")
+    max_upload_bytes: int = Field(256 << 20, description="Largest POST /imports upload.")
+    max_import_rows: int = Field(1_000_000, description="Most rows one import may hold.")
+    snapshot_seconds: float = Field(1.0, gt=0, description="How often to look for new evidence.")
+    lease_seconds: float = Field(60.0, gt=0, description="How long an unrenewed claim holds.")
+
+    @field_validator("roots", mode="before")
+    @classmethod
+    def _split_roots(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(Path(part) for part in value.split(os.pathsep) if part)
+        return value
