@@ -1,0 +1,44 @@
+"""The evidence of one family as arrays: what a posterior is fitted on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FamilyEvidence:
+    """The scores in force of one family, in columns. Nothing in it is sorted but the catalogue.
+
+    C checkpoints (ascending id), T targets (ascending id), F finetune scores, P linear probes.
+    Values are in the unit of the method (0..1 for accuracies); a missing number is NaN.
+    """
+
+    family: str
+    evidence_version: int
+    checkpoint_ids: Int[np.ndarray, "C"]
+    checkpoint_names: tuple[str, ...]
+    vanilla: int | None  # position in the checkpoints
+    target_ids: Int[np.ndarray, "T"]
+    target_names: tuple[str, ...]
+    target_rows: Float[np.ndarray, "T"]  # size of the test split, NaN when unknown
+
+    # finetune scores, vanilla runs included
+    checkpoint: Int[np.ndarray, "F"]  # position in the checkpoints
+    target: Int[np.ndarray, "F"]  # position in the targets
+    protocol: Int[np.ndarray, "F"]  # scores of one protocol (method version + params) share a code
+    seed: Int[np.ndarray, "F"]
+    value: Float[np.ndarray, "F"]
+    stderr: Float[np.ndarray, "F"]
+    rows_tested: Float[np.ndarray, "F"]
+    created: Float[np.ndarray, "F"]  # seconds since the epoch
+
+    # linear probes, vanilla included
+    probed_checkpoint: Int[np.ndarray, "P"]
+    probed_target: Int[np.ndarray, "P"]  # position in the targets: the reference dataset
+    probe_value: Float[np.ndarray, "P"]
+    probe_created: Float[np.ndarray, "P"]

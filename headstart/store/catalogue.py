@@ -1,0 +1,149 @@
+"""Families, checkpoints and targets: reading them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, select
+
+from headstart.entities import Catalogue, Checkpoint, Family, Target
+from headstart.errors import NotFound
+from headstart.store.paging import read_page
+from headstart.store.tables import checkpoints, families, targets
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Row, Select, Table
+
+    from headstart.entities import Page
+
+_FAMILIES: Select[Any] = select(
+    families.c.id,
+    families.c.name,
+    select(checkpoints.c.id)
+    .where(checkpoints.c.family_id == families.c.id, checkpoints.c.is_vanilla.is_(True))
+    .scalar_subquery()
+    .label("vanilla_id"),
+    select(func.count())
+    .select_from(checkpoints)
+    .where(checkpoints.c.family_id == families.c.id)
+    .scalar_subquery()
+    .label("checkpoints"),
+)
+
+_CHECKPOINTS: Select[Any] = select(
+    checkpoints.c.id,
+    families.c.name.label("family"),
+    checkpoints.c.name,
+    checkpoints.c.revision,
+    checkpoints.c.is_vanilla,
+    checkpoints.c.parameters,
+    checkpoints.c.license,
+    checkpoints.c.details,
+).join_from(checkpoints, families)
+
+
+def read_families(connection: Connection) -> tuple[Family, ...]:
+    """Every family, ascending id."""
+    return tuple(_family(row) for row in connection.execute(_FAMILIES.order_by(families.c.id)))
+
+
+def read_family(connection: Connection, name: str) -> Family:
+    """The family of this name; NotFound names the nearest."""
+    return _family(connection.execute(_FAMILIES.where(families.c.id == family_id(connection, name))).one())
+
+
+def family_id(connection: Connection, name: str) -> int:
+    """The id of the family of this name; NotFound names the nearest."""
+    found: int | None = connection.scalar(select(families.c.id).where(families.c.name == name))
+    if found is None:
+        raise NotFound("family", name, connection.scalars(select(families.c.name)))
+    return found
+
+
+def read_checkpoint(connection: Connection, checkpoint_id: int) -> Checkpoint:
+    """The checkpoint of this id."""
+    return _checkpoint(row_of(connection, _CHECKPOINTS, checkpoints, "checkpoint", checkpoint_id))
+
+
+def page_of_checkpoints(
+    connection: Connection, family: str | None, search: str | None, size: int, token: str | None
+) -> Page[Checkpoint]:
+    """One page of the checkpoints of a family, or of all, whose name contains `search`."""
+    query = _CHECKPOINTS
+    if family is not None:
+        query = query.where(checkpoints.c.family_id == family_id(connection, family))
+    if search is not None:
+        query = query.where(checkpoints.c.name.icontains(search, autoescape=True))
+    scope = ("checkpoints", family, search)
+    return read_page(connection, query, checkpoints.c.id, _checkpoint, scope=scope, size=size, token=token)
+
+
+def read_catalogue(connection: Connection, family: str) -> Catalogue:
+    """The checkpoints of the family in columns, ascending id."""
+    query = (
+        select(checkpoints.c.id, checkpoints.c.name, checkpoints.c.parameters, checkpoints.c.license)
+        .where(checkpoints.c.family_id == family_id(connection, family))
+        .order_by(checkpoints.c.id)
+    )
+    ids, names, parameters, licenses = columns_of(connection, query)
+    return Catalogue(
+        ids=tuple(ids), names=tuple(names), parameters=tuple(parameters), licenses=tuple(licenses)
+    )
+
+
+def read_target(connection: Connection, target_id: int) -> Target:
+    """The target of this id."""
+    return _target(row_of(connection, select(targets), targets, "target", target_id))
+
+
+def read_target_named(connection: Connection, name: str) -> Target:
+    """The target of this name; NotFound names the nearest."""
+    row = connection.execute(select(targets).where(targets.c.name == name)).one_or_none()
+    if row is None:
+        raise NotFound("target", name, connection.scalars(select(targets.c.name)))
+    return _target(row)
+
+
+def page_of_targets(connection: Connection, search: str | None, size: int, token: str | None) -> Page[Target]:
+    """One page of the targets whose name contains `search`."""
+    query = select(targets)
+    if search is not None:
+        query = query.where(targets.c.name.icontains(search, autoescape=True))
+    scope = ("targets", search)
+    return read_page(connection, query, targets.c.id, _target, scope=scope, size=size, token=token)
+
+
+def read_all_targets(connection: Connection) -> tuple[Target, ...]:
+    """Every target, ascending id."""
+    return tuple(_target(row) for row in connection.execute(select(targets).order_by(targets.c.id)))
+
+
+def columns_of(connection: Connection, query: Select[Any]) -> list[list[Any]]:
+    """The result by columns. Rows live briefly, or the garbage collector would visit a million of them."""
+    columns: list[list[Any]] = [[] for _ in query.selected_columns]
+    for rows in connection.execute(query).partitions(500):
+        for column, part in zip(columns, zip(*rows, strict=True), strict=True):
+            column.extend(part)
+    return columns
+
+
+def row_of(connection: Connection, query: Select[Any], table: Table, kind: str, identity: int) -> Row[Any]:
+    """The row of this id in the query; NotFound if there is none, even if no row could have the id."""
+    row = None
+    if 0 < identity < 2**63:
+        row = connection.execute(query.where(table.c.id == identity)).one_or_none()
+    if row is None:
+        raise NotFound(kind, identity)
+    return row
+
+
+def _family(row: Row[Any]) -> Family:
+    return Family(id=row.id, name=row.name, vanilla_id=row.vanilla_id, checkpoints=row.checkpoints)
+
+
+def _checkpoint(row: Row[Any]) -> Checkpoint:
+    return Checkpoint(**row._mapping)
+
+
+def _target(row: Row[Any]) -> Target:
+    return Target(**row._mapping)

@@ -1,0 +1,105 @@
+"""The evidence of a family as arrays: a few queries, then numpy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sqlalchemy import select
+
+from headstart.recommend.evidence import FamilyEvidence
+from headstart.store.catalogue import columns_of, family_id
+from headstart.store.scores import read_version
+from headstart.store.tables import IN_FORCE, checkpoints, scores, targets
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Float, Int
+    from sqlalchemy import Connection
+
+FINETUNE = "finetune"
+LINEAR_PROBE = "linear_probe"
+
+
+def read_evidence(connection: Connection, family: str) -> FamilyEvidence:
+    """The scores in force of the family and its catalogue, as of one evidence version."""
+    identity = family_id(connection, family)
+    in_family = checkpoints.c.family_id == identity
+    checkpoint_ids, checkpoint_names = columns_of(
+        connection,
+        select(checkpoints.c.id, checkpoints.c.name).where(in_family).order_by(checkpoints.c.id),
+    )
+    vanilla = connection.scalar(select(checkpoints.c.id).where(in_family, checkpoints.c.is_vanilla.is_(True)))
+    target_ids, target_names, target_rows = columns_of(
+        connection, select(targets.c.id, targets.c.name, targets.c.rows_tested).order_by(targets.c.id)
+    )
+    checkpoint_column, target_column = _integers(checkpoint_ids), _integers(target_ids)
+    finetune = columns_of(connection, _FINETUNES.where(in_family))
+    checkpoint, target, version, digest, seed, value, stderr, rows_tested, created = finetune
+    probed_checkpoint, probed_target, probe_value, probe_created = columns_of(
+        connection, _PROBES.where(in_family)
+    )
+    return FamilyEvidence(
+        family=family,
+        evidence_version=read_version(connection),
+        checkpoint_ids=checkpoint_column,
+        checkpoint_names=tuple(checkpoint_names),
+        vanilla=None if vanilla is None else int(np.searchsorted(checkpoint_column, vanilla)),
+        target_ids=target_column,
+        target_names=tuple(target_names),
+        target_rows=_floats(target_rows),
+        checkpoint=np.searchsorted(checkpoint_column, _integers(checkpoint)),
+        target=np.searchsorted(target_column, _integers(target)),
+        protocol=_codes(version, digest),
+        seed=_integers(seed),
+        value=_floats(value),
+        stderr=_floats(stderr),
+        rows_tested=_floats(rows_tested),
+        created=_floats([moment.timestamp() for moment in created]),
+        probed_checkpoint=np.searchsorted(checkpoint_column, _integers(probed_checkpoint)),
+        probed_target=np.searchsorted(target_column, _integers(probed_target)),
+        probe_value=_floats(probe_value),
+        probe_created=_floats([moment.timestamp() for moment in probe_created]),
+    )
+
+
+_FINETUNES = (
+    select(
+        scores.c.checkpoint_id,
+        scores.c.target_id,
+        scores.c.method_version,
+        scores.c.params_digest,
+        scores.c.seed,
+        scores.c.value,
+        scores.c.stderr,
+        scores.c.rows_tested,
+        scores.c.created_at,
+    )
+    .join_from(scores, checkpoints)
+    .where(IN_FORCE, scores.c.method == FINETUNE)
+    .order_by(scores.c.id)
+)
+_PROBES = (
+    select(scores.c.checkpoint_id, scores.c.target_id, scores.c.value, scores.c.created_at)
+    .join_from(scores, checkpoints)
+    .where(IN_FORCE, scores.c.method == LINEAR_PROBE)
+    .order_by(scores.c.id)
+)
+
+
+def _codes(versions: Sequence[str], digests: Sequence[str]) -> Int[np.ndarray, " F"]:
+    """One code per distinct protocol (method version, params digest), in the order of appearance."""
+    known: dict[tuple[str, str], int] = {}
+    return _integers(
+        [known.setdefault(protocol, len(known)) for protocol in zip(versions, digests, strict=True)]
+    )
+
+
+def _integers(column: Sequence[int]) -> Int[np.ndarray, " N"]:
+    return np.array(column, dtype=np.int64)
+
+
+def _floats(column: Sequence[float | None]) -> Float[np.ndarray, " N"]:
+    """A float array; None becomes NaN."""
+    return np.array(column, dtype=np.float64)

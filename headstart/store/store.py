@@ -1,0 +1,332 @@
+"""The store: the only place that speaks SQL.
+
+Contract
+--------
+* A verb is one short transaction. It returns frozen entities (`headstart.entities`) or plain values;
+  no row, session or lazy attribute leaves this module. Every verb is thread-safe.
+* Immutable once written: families, checkpoints and targets (by their unique names), the value and key
+  of a score, finished imports, posteriors. Mutable: a score's quarantine (and note), an unfinished
+  import, NULL details of a checkpoint or target that a later import knows (never the reverse), the
+  vanilla of a family that has none.
+* At most one score *in force* (quarantine is None) holds a key
+  (checkpoint, target, method, method_version, params_digest, seed). A quarantined score may stand
+  beside it; an equal score (same key and value, whatever its quarantine) is stored once.
+* `evidence_version` starts at 0 and rises by one with every transaction that changes the set of
+  scores in force, and only then. It is read in the same transaction as the evidence.
+* An import is claimed by compare-and-set. `attempt` is the fencing token: heartbeat, finish and fail
+  of an attempt that is no longer the current one, or whose import has ended, change nothing and say
+  so (False or None). A claim whose lease ran out may be claimed again. Uploaded bytes are deleted when
+  the import ends.
+* Finishing an import stores everything or nothing. A draft equal to a stored score is unchanged; a
+  draft in force whose key another value holds in force is stored in quarantine as "contradicts", with
+  a note naming that score. Two at once are serialised by a lock (SQLite: BEGIN IMMEDIATE; Postgres: an
+  advisory transaction lock) and both end right.
+* Values are checked finite before they arrive; a non-finite one raises ValueError (a bug of ours).
+* Times in and out are aware UTC datetimes. `clock` is an argument so that tests freeze it.
+* Raises: NotFound (unknown id or name, with the nearest names), Conflict, InvalidInput (a page token
+  that is not ours, a text no database can hold), StoreUnavailable (the database does not answer; the
+  driver's message is not passed on since it may hold secrets).
+* Lists are ordered by ascending id and paginated by an opaque token that stays valid while rows are
+  added.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from headstart.errors import StoreUnavailable
+from headstart.store import catalogue, imports, ingest, posteriors, requests, scores, uploads
+from headstart.store.engine import (
+    EVIDENCE_LOCK,
+    in_memory,
+    lock,
+    open_engine,
+    parse_url,
+    reading,
+    transaction,
+    writing,
+)
+from headstart.store.evidence import read_evidence
+from headstart.store.schema import SCHEMA_REVISION, revision_of, upgrade_engine, wrong_revision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from sqlalchemy import Connection
+
+    from headstart.entities import (
+        Catalogue,
+        Checkpoint,
+        Family,
+        Import,
+        ImportBatch,
+        Page,
+        PosteriorRow,
+        RecordedResponse,
+        Score,
+        Target,
+    )
+    from headstart.recommend.evidence import FamilyEvidence
+
+
+class Store:
+    """A store behind a SQLAlchemy URL. The schema must be at head (see `upgrade_schema`).
+
+    A store in memory ("sqlite://") upgrades itself, and is gone when it is closed.
+    """
+
+    def __init__(self, url: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        parsed = parse_url(url)
+        self._clock = clock
+        self._engine = open_engine(parsed)
+        self._reader, self._writer = reading(self._engine), writing(self._engine)
+        if in_memory(parsed):
+            upgrade_engine(self._engine)
+
+    def close(self) -> None:
+        """Close every connection. Verbs must have returned."""
+        self._engine.dispose()
+
+    def _read(self) -> AbstractContextManager[Connection]:
+        return transaction(self._reader)
+
+    def _write(self) -> AbstractContextManager[Connection]:
+        return transaction(self._writer)
+
+    # health
+
+    def ping(self) -> None:
+        """Return if the database answers and its schema is SCHEMA_REVISION; raise StoreUnavailable."""
+        with self._read() as connection:
+            found = revision_of(connection)
+        if found != SCHEMA_REVISION:
+            raise StoreUnavailable(wrong_revision(found))
+
+    # catalogue
+
+    def families(self) -> tuple[Family, ...]:
+        """Every family, ascending id."""
+        with self._read() as connection:
+            return catalogue.read_families(connection)
+
+    def family(self, name: str) -> Family:
+        """The family of this name."""
+        with self._read() as connection:
+            return catalogue.read_family(connection, name)
+
+    def checkpoint(self, checkpoint_id: int) -> Checkpoint:
+        """The checkpoint of this id."""
+        with self._read() as connection:
+            return catalogue.read_checkpoint(connection, checkpoint_id)
+
+    def checkpoints(
+        self,
+        *,
+        family: str | None = None,
+        search: str | None = None,
+        page_size: int = 50,
+        page_token: str | None = None,
+    ) -> Page[Checkpoint]:
+        """A page of checkpoints: of a family, with `search` in the name (literally, case ignored)."""
+        with self._read() as connection:
+            return catalogue.page_of_checkpoints(connection, family, search, page_size, page_token)
+
+    def catalogue(self, family: str) -> Catalogue:
+        """Every checkpoint of the family in columns, ascending id (for the snapshot; a million is fine)."""
+        with self._read() as connection:
+            return catalogue.read_catalogue(connection, family)
+
+    def target(self, target_id: int) -> Target:
+        """The target of this id."""
+        with self._read() as connection:
+            return catalogue.read_target(connection, target_id)
+
+    def target_named(self, name: str) -> Target:
+        """The target of this name."""
+        with self._read() as connection:
+            return catalogue.read_target_named(connection, name)
+
+    def targets(
+        self, *, search: str | None = None, page_size: int = 50, page_token: str | None = None
+    ) -> Page[Target]:
+        """A page of targets: with `search` in the name (literally, case ignored)."""
+        with self._read() as connection:
+            return catalogue.page_of_targets(connection, search, page_size, page_token)
+
+    def all_targets(self) -> tuple[Target, ...]:
+        """Every target, ascending id."""
+        with self._read() as connection:
+            return catalogue.read_all_targets(connection)
+
+    # scores
+
+    def score(self, score_id: int) -> Score:
+        """The score of this id."""
+        with self._read() as connection:
+            return scores.read_score(connection, score_id)
+
+    def scores(
+        self,
+        *,
+        family: str | None = None,
+        checkpoint_id: int | None = None,
+        target_id: int | None = None,
+        method: str | None = None,
+        quarantined: bool | None = None,
+        page_size: int = 50,
+        page_token: str | None = None,
+    ) -> Page[Score]:
+        """A page of the scores that pass every filter. NotFound if a filter names what is not there."""
+        with self._read() as connection:
+            return scores.page_of_scores(
+                connection,
+                family=family,
+                checkpoint_id=checkpoint_id,
+                target_id=target_id,
+                method=method,
+                quarantined=quarantined,
+                size=page_size,
+                token=page_token,
+            )
+
+    def quarantine_counts(self) -> dict[str, int]:
+        """Quarantined scores by reason."""
+        with self._read() as connection:
+            return scores.count_quarantined(connection)
+
+    def set_quarantine(self, score_id: int, reason: str | None, note: str | None) -> Score:
+        """Set (reason) or lift (None) quarantine.
+
+        Lifting into an occupied key raises Conflict, naming the score in force.
+        """
+        with self._write() as connection:
+            return scores.write_quarantine(connection, score_id, reason, note)
+
+    # evidence and posteriors
+
+    def evidence_version(self) -> int:
+        """How often the set of scores in force has changed."""
+        with self._read() as connection:
+            return scores.read_version(connection)
+
+    def evidence(self, family: str) -> FamilyEvidence:
+        """The scores in force of the family, in columns, as of one evidence version."""
+        with self._read() as connection:
+            return read_evidence(connection, family)
+
+    def save_posterior(self, family: str, evidence_version: int, format: str, payload: bytes) -> int:
+        """Store a fitted posterior and return its id; keeps the newest three of a family and format."""
+        row = {"evidence_version": evidence_version, "format": format, "payload": payload}
+        with self._write() as connection:
+            return posteriors.write_posterior(connection, family, row | {"created_at": self._clock()})
+
+    def newest_posteriors(self, format: str) -> dict[str, tuple[int, int]]:
+        """family -> (id, evidence_version) of the newest of this format: highest version, then id."""
+        with self._read() as connection:
+            return posteriors.read_newest(connection, format)
+
+    def posterior(self, posterior_id: int) -> PosteriorRow:
+        """The posterior of this id; NotFound once newer ones have replaced it."""
+        with self._read() as connection:
+            return posteriors.read_posterior(connection, posterior_id)
+
+    # imports
+
+    def create_import(self, kind: str, source: str) -> Import:
+        """A new import in state queued that no claim takes yet: release it with `queue_import`."""
+        with self._write() as connection:
+            return imports.create(connection, kind, source, self._clock())
+
+    def append_upload(self, import_id: int, file: str, data: bytes) -> None:
+        """Append bytes to an uploaded file of an import not yet released; Conflict once it is."""
+        with self._write() as connection:
+            uploads.append(connection, import_id, file, data)
+
+    def queue_import(self, import_id: int) -> Import:
+        """Release the import to be claimed. Doing so again changes nothing."""
+        with self._write() as connection:
+            return imports.release(connection, import_id)
+
+    def uploads(self, import_id: int) -> tuple[str, ...]:
+        """Names of the uploaded files, in the order of their first bytes; none once the import has ended."""
+        with self._read() as connection:
+            return uploads.names(connection, import_id)
+
+    def read_upload(self, import_id: int, file: str) -> Iterator[bytes]:
+        """The bytes of an uploaded file, chunk by chunk, one short transaction each."""
+        with self._read() as connection:
+            chunk_ids = uploads.chunk_ids(connection, import_id, file)
+        for chunk_id in chunk_ids:
+            with self._read() as connection:
+                data = uploads.chunk(connection, chunk_id)
+            yield data
+
+    def get_import(self, import_id: int) -> Import:
+        """The import of this id."""
+        with self._read() as connection:
+            return imports.read(connection, import_id)
+
+    def imports(self, *, page_size: int = 50, page_token: str | None = None) -> Page[Import]:
+        """A page of the imports."""
+        with self._read() as connection:
+            return imports.page_of_imports(connection, page_size, page_token)
+
+    def claim_import(self, lease_seconds: float) -> Import | None:
+        """Take the oldest released import that is queued, or running with its lease run out."""
+        with self._write() as connection:
+            return imports.claim(connection, lease_seconds, self._clock())
+
+    def heartbeat_import(
+        self, import_id: int, attempt: int, lease_seconds: float, progress: float, stage: str
+    ) -> bool:
+        """Prolong the lease and say how far the import is. False: the claim is lost, stop."""
+        with self._write() as connection:
+            lease_until = self._clock() + timedelta(seconds=lease_seconds)
+            change = {"lease_until": lease_until, "progress": progress, "stage": stage}
+            return imports.change(connection, import_id, attempt, change)
+
+    def finish_import(self, import_id: int, attempt: int, batch: ImportBatch) -> Import | None:
+        """Store the batch and end the import: everything, or nothing (None: the claim is lost)."""
+        ingest.check_finite(batch.scores)
+        protocols = ingest.digests(batch.scores)
+        with self._write() as connection:
+            lock(connection, EVIDENCE_LOCK)
+            now = self._clock()
+            if not imports.succeed(connection, import_id, attempt, now):
+                return None
+            report = ingest.store_batch(connection, batch, protocols, import_id, now)
+            imports.write_report(connection, import_id, report)
+            return imports.read(connection, import_id)
+
+    def fail_import(self, import_id: int, attempt: int, error: str) -> bool:
+        """End the import with one sentence on what went wrong. False: the claim is lost."""
+        with self._write() as connection:
+            return imports.fail(connection, import_id, attempt, error, self._clock())
+
+    def delete_import(self, import_id: int) -> None:
+        """Forget an import that was never released (an upload that broke off); Conflict if it was."""
+        with self._write() as connection:
+            imports.delete_unreleased(connection, import_id)
+
+    # idempotency
+
+    def begin_request(self, key: str, route: str, body_digest: str) -> RecordedResponse | None:
+        """Claim the key: None if it is ours to answer, the recorded response if it was answered.
+
+        Conflict if the first request is still running; InvalidInput if the key came with another body.
+        A claim older than 10 minutes without a response is taken over; responses are kept 24 hours.
+        """
+        with self._write() as connection:
+            return requests.begin(connection, key, route, body_digest, self._clock())
+
+    def record_response(self, key: str, route: str, response: RecordedResponse) -> None:
+        """Record the response of a claimed key. The first one stands."""
+        with self._write() as connection:
+            requests.record(connection, key, route, response, self._clock())
+
+    def release_request(self, key: str, route: str) -> None:
+        """Give up the claim (the request failed); a retry may run."""
+        with self._write() as connection:
+            requests.release(connection, key, route)

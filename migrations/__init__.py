@@ -1,0 +1,1 @@
+"""Alembic's migrations: the only authority over the schema."""

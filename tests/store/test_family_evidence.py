@@ -1,0 +1,100 @@
+"""The evidence of a family as arrays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headstart.entities import CheckpointDraft, ScoreDraft, TargetDraft
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from headstart.entities import Import
+    from headstart.store import Store
+    from tests.conftest import FrozenClock
+
+    Fill = Callable[..., Import]
+
+SCORE = ScoreDraft(family="f", checkpoint="b", target="t1", method="finetune", value=0.5)
+
+
+def test_columns_hold_the_scores_in_force_of_the_family(store: Store, fill: Fill, clock: FrozenClock) -> None:
+    probe = replace(SCORE, method="linear_probe", target="t2", value=0.25)
+    fill(
+        SCORE,
+        replace(SCORE, checkpoint="a", target="t2", value=0.75, stderr=0.1, rows_tested=8, seed=4),
+        replace(SCORE, seed=9, method_version="2"),
+        replace(SCORE, seed=8, params={"lr": 1}),
+        replace(SCORE, seed=7, quarantine="off_grid"),
+        replace(SCORE, method="logme"),
+        replace(SCORE, family="g"),
+        probe,
+        replace(probe, checkpoint="a", quarantine="not_measured"),
+        checkpoints=[
+            CheckpointDraft(family="g", name="x", is_vanilla=True),
+            CheckpointDraft(family="f", name="cold"),
+            CheckpointDraft(family="f", name="a", is_vanilla=True),
+        ],
+        targets=[TargetDraft(name="t0", rows_tested=100)],
+    )
+    found = store.evidence("f")
+    assert (found.family, found.evidence_version) == ("f", 1)
+    assert found.checkpoint_names == ("cold", "a", "b")
+    assert found.checkpoint_ids.tolist() == list(store.catalogue("f").ids)
+    assert found.vanilla == 1
+    assert found.target_names == ("t0", "t1", "t2")
+    assert found.target_ids.tolist() == [t.id for t in store.all_targets()]
+    np.testing.assert_array_equal(found.target_rows, [100, np.nan, np.nan])
+
+    order = np.argsort(found.seed)  # nothing but the catalogue is sorted
+    assert found.seed[order].tolist() == [0, 4, 8, 9]
+    assert found.checkpoint[order].tolist() == [2, 1, 2, 2]
+    assert found.target[order].tolist() == [1, 2, 1, 1]
+    assert found.value[order].tolist() == [0.5, 0.75, 0.5, 0.5]
+    np.testing.assert_array_equal(found.stderr[order], [np.nan, 0.1, np.nan, np.nan])
+    np.testing.assert_array_equal(found.rows_tested[order], [np.nan, 8, np.nan, np.nan])
+    assert found.created.tolist() == [clock.now.timestamp()] * 4
+    protocol = found.protocol[order]
+    assert protocol[0] == protocol[1]
+    assert sorted(set(protocol.tolist())) == [0, 1, 2]
+
+    assert found.probed_checkpoint.tolist() == [2]
+    assert found.probed_target.tolist() == [2]
+    assert found.probe_value.tolist() == [0.25]
+    assert found.probe_created.tolist() == [clock.now.timestamp()]
+
+
+def test_a_family_without_scores_has_empty_columns(store: Store, fill: Fill) -> None:
+    fill(checkpoints=[CheckpointDraft(family="f", name="a")])
+    found = store.evidence("f")
+    assert found.vanilla is None
+    assert found.checkpoint_names == ("a",)
+    for column in (found.checkpoint, found.target, found.protocol, found.seed, found.probed_checkpoint):
+        assert column.shape == (0,)
+        assert column.dtype == np.int64
+    for column in (found.value, found.stderr, found.created, found.target_rows, found.probe_value):
+        assert column.shape == (0,)
+        assert column.dtype == np.float64
+
+
+def test_the_catalogue_is_the_checkpoints_of_the_family_in_columns(store: Store, fill: Fill) -> None:
+    fill(
+        checkpoints=[
+            CheckpointDraft(family="f", name="a", parameters=5),
+            CheckpointDraft(family="g", name="x"),
+            CheckpointDraft(family="f", name="b", license="mit"),
+        ]
+    )
+    found = store.catalogue("f")
+    assert [store.checkpoint(i).name for i in found.ids] == list(found.names) == ["a", "b"]
+    assert found.parameters == (5, None)
+    assert found.licenses == (None, "mit")
+
+
+def test_targets_are_listed_whole(store: Store, fill: Fill) -> None:
+    fill(targets=[TargetDraft(name=f"t{i}") for i in range(60)])
+    assert [t.name for t in store.all_targets()] == [f"t{i}" for i in range(60)]
+    assert store.target(store.target_named("t7").id).name == "t7"
