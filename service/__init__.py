@@ -1,0 +1,1 @@
+"""HTTP in, JSON out. No maths, no torch, no SQL."""

@@ -1,0 +1,187 @@
+"""The question and the answer of POST /recommend.
+
+The answer is written by `service.advice` straight to bytes; these models document it, and a test holds
+every answer against them.
+"""
+
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    model_validator,
+)
+
+from headstart.recommend.decide import WORTH, Verdict
+from service.schemas import CLEAN, Id, Name
+
+LARGEST = 2**53 - 1
+MOST = 500  # candidates in one answer
+DESCRIPTION = ("task", "train_size", "classes")
+License = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=CLEAN)]
+
+QUESTION_EXAMPLES: list[JsonValue] = [
+    {"family": "roberta-base", "target": {"name": "rte"}},
+    {"family": "roberta-base", "target": {"task": "nli", "train_size": 2000, "classes": 3}, "limit": 5},
+    {"target": {"name": "rte"}, "max_parameters": 150_000_000, "worth": 1.0},
+    {},
+]
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool | str):
+        raise ValueError(f"should be a number, not {value!r:.40}")  # noqa: TRY004 - what pydantic reports
+    return value
+
+
+Number = BeforeValidator(_number)  # pydantic alone reads true as 1 and "5" as 5
+Count = Annotated[int, Field(ge=1, le=LARGEST), Number]
+
+# by id, by name, or by description: every pair of keys that may not stand together
+EXCLUSIVE = [("id", "name"), *((one, other) for one in ("id", "name") for other in DESCRIPTION)]
+
+
+class _Question(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class TargetQuestion(_Question):
+    """A known target by id or name, or the description of one never seen."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"not": {"anyOf": [{"required": list(pair)} for pair in EXCLUSIVE]}}
+    )
+
+    id: Annotated[Id, Number] | None = Field(None, description="A known target by its id.")
+    name: Name | None = Field(None, description="A known target by its name.")
+    task: Name | None = Field(
+        None, description="Description: the kind of task. Echoed; on the published evidence it is no guide."
+    )
+    train_size: Count | None = Field(
+        None, description="Description: rows to train on. Known targets of like size count for more."
+    )
+    classes: Annotated[int, Field(ge=2, le=1_000_000), Number] | None = Field(
+        None, description="Description: number of classes. Known targets with as many count for more."
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        given = self.model_fields_set
+        if any(one in given and other in given for one, other in EXCLUSIVE):
+            raise ValueError(
+                "a target is given by id, by name, or by a description (task, train_size, classes); "
+                "send one of the three"
+            )
+        return self
+
+
+class Question(_Question):
+    """Which base model should I start from? Everything is optional; {} asks for the static ranking."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": QUESTION_EXAMPLES})
+
+    family: Name | None = Field(
+        None, description="Ask within one family; without it all families are ranked by expected score."
+    )
+    target: TargetQuestion | None = Field(
+        None, description="What to finetune for; without it, any target like the known ones."
+    )
+    limit: Annotated[int, Field(ge=1, le=MOST), Number] = Field(10, description="Candidates in the answer.")
+    max_parameters: Count | None = Field(
+        None, description="Only checkpoints known to have at most this many parameters."
+    )
+    licenses: Annotated[tuple[License, ...], Field(max_length=50)] = Field(
+        (), description="Only checkpoints known to have one of these licences, case ignored; empty: any."
+    )
+    exclude: Annotated[tuple[Name, ...], Field(max_length=1000)] = Field(
+        (), description="Checkpoints to leave out, by name."
+    )
+    worth: Annotated[float, Field(ge=0, le=100), Number] = Field(
+        WORTH, description="Points of gain that justify leaving the vanilla; the verdict turns on it."
+    )
+
+
+class CandidateCheckpoint(BaseModel):
+    """The checkpoint of a candidate."""
+
+    id: int
+    name: str
+    family: str
+    parameters: int | None
+    license: str | None
+
+
+class CandidateEvidence(BaseModel):
+    """What the numbers of a candidate rest on."""
+
+    targets_finetuned: int = Field(description="Targets this checkpoint was finetuned on.")
+    probed: bool = Field(description="Whether its linear probe is known.")
+    measured_here: int = Field(description="Finetune runs on this very target.")
+    age_days: int | None = Field(description="Days since its newest score was stored; null: no score.")
+
+
+class Candidate(BaseModel):
+    """One candidate, best first. Gains are percentage points over the family's vanilla."""
+
+    checkpoint: CandidateCheckpoint
+    expected_gain: float = Field(description="Posterior mean of the true gain, in percentage points.")
+    gain_interval: tuple[float, float] = Field(description="80 % interval of the true gain.")
+    p_beats_vanilla: float = Field(ge=0, le=1, description="P(true gain > 0).")
+    expected_score: float | None = Field(
+        description="Vanilla's level + expected gain, 0..1; null where no vanilla level is known."
+    )
+    evidence: CandidateEvidence
+
+
+class TargetAnswer(BaseModel):
+    """The asked target, as the family's evidence sees it."""
+
+    id: int | None = Field(description="Null for a target never seen.")
+    name: str | None
+    basis: str = Field(
+        description="'own': the vanilla was run on this target; 'others': a mixture of known targets; "
+        "'prior': no target is known well enough."
+    )
+    stands_on: int = Field(
+        description="Finetuned checkpoints on it ('own') or known targets mixed ('others')."
+    )
+
+
+class FamilyAnswer(BaseModel):
+    """The vanilla of one family on the target, and how the target reacts in it."""
+
+    family: str
+    checkpoints: int = Field(description="Checkpoints in the family, before filters.")
+    vanilla_score: float | None = Field(description="Expected score of the vanilla, 0..1; null: unknown.")
+    vanilla_runs: int = Field(description="Runs of the vanilla on this very target.")
+    seed_noise: float | None = Field(description="Standard deviation between seeds of one run, in points.")
+    sensitivity: float = Field(
+        description="Points gained per standard deviation of checkpoint quality; noise is not in it."
+    )
+    sensitivity_rank: float | None = Field(
+        description="Share of the family's known targets that react less, 0..1; null: none known."
+    )
+    target: TargetAnswer
+
+
+class Advice(BaseModel):
+    """The answer."""
+
+    verdict: Verdict
+    sentence: str = Field(description="The verdict in words.")
+    worth: float = Field(description="The points of gain the verdict turned on.")
+    p_worth: float | None = Field(description="P(the first choice gains more than `worth`).")
+    evidence_version: int = Field(description="Rises with every change of the evidence.")
+    families: list[FamilyAnswer] = Field(description="The families ranked, as asked.")
+    candidates: list[Candidate]
+    notes: list[str] = Field(description="What to know before relying on this answer; often empty.")
+
+
+class RankedCheckpoint(Candidate):
+    """A candidate with its place in the static ranking."""
+
+    rank: int

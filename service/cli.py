@@ -1,0 +1,344 @@
+"""`headstart`: the service's command, and an HTTP client for people."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from typer.core import TyperGroup
+
+from service import tables
+from service.client import Client, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+POLL_SECONDS = 0.2
+MODEL_RECYCLING_FILES = ("models_tested.csv", "models_results_*_pretrain.csv")
+
+
+class _OneSentence(TyperGroup):
+    """A failure is one sentence on stderr and exit code 1, never a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except Refused as error:
+            tables.console(stderr=True).print(f"[red]{escape(str(error))}[/red]", soft_wrap=True)
+            raise typer.Exit(1) from None
+
+
+def _group(text: str, **options: Any) -> typer.Typer:
+    return typer.Typer(
+        help=text, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **options
+    )
+
+
+app = _group(
+    "Which base model should I start my finetune from?\n\nStart with: headstart serve",
+    no_args_is_help=True,
+    cls=_OneSentence,
+)
+importing = _group("Import scores: published tables, or your own finetuning history.", no_args_is_help=True)
+scoring = _group("List the scores; set and lift quarantine.", invoke_without_command=True)
+app.add_typer(importing, name="import")
+app.add_typer(scoring, name="scores")
+
+Url = Annotated[str, typer.Option(envvar="HEADSTART_URL", help="Where the service is.", show_default=True)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the JSON of the answer instead of a table.")]
+Limit = Annotated[int, typer.Option(min=1, max=100_000, help="How many at most.")]
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _print_json(data: Any) -> None:
+    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+@app.command("serve")
+def serve_command(
+    host: Annotated[str | None, typer.Option(help="Address to serve on [HEADSTART_HOST].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one [HEADSTART_PORT].")] = None,
+    logs: Annotated[bool, typer.Option("--logs", help="Write JSON log lines to stderr.")] = False,
+) -> None:
+    """Serve on this machine, with the settings of the environment (HEADSTART_*).
+
+    Example: headstart serve --port 9000
+    """
+    from service.serving import serve  # noqa: PLC0415 - the client commands need none of it
+
+    serve(host=host, port=port, logs=logs)
+
+
+@app.command()
+def recommend(
+    *,
+    family: Annotated[str | None, typer.Option(help="Only checkpoints of this family.")] = None,
+    target: Annotated[str | None, typer.Option(help="A known target, by name or id.")] = None,
+    task: Annotated[str | None, typer.Option(help="Of a target never seen: its task.")] = None,
+    train_size: Annotated[int | None, typer.Option(help="Of a target never seen: rows to train on.")] = None,
+    classes: Annotated[int | None, typer.Option(help="Of a target never seen: number of classes.")] = None,
+    limit: Annotated[int | None, typer.Option(help="How many candidates.")] = None,
+    max_parameters: Annotated[int | None, typer.Option(help="Only checkpoints up to this size.")] = None,
+    license: Annotated[list[str] | None, typer.Option(help="Only this license; may be repeated.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Not this checkpoint; may be repeated.")] = None,
+    worth: Annotated[float | None, typer.Option(help="Least gain, in points, worth a change.")] = None,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Ask which checkpoint to start from.
+
+    Example: headstart recommend --family roberta-base --target rte --limit 5
+    """
+    described = {"task": task, "train_size": train_size, "classes": classes}
+    named = {} if target is None else {"id": int(target)} if target.isdecimal() else {"name": target}
+    question = {
+        "family": family,
+        "target": _given(named | described) or None,
+        "limit": limit,
+        "max_parameters": max_parameters,
+        "licenses": license or None,
+        "exclude": exclude or None,
+        "worth": worth,
+    }
+    with Client(url) as client:
+        advice = client.request("POST", "/recommend", json=_given(question))
+    if as_json:
+        _print_json(advice)
+    else:
+        tables.show_advice(advice)
+
+
+@app.command()
+def families(
+    name: Annotated[str | None, typer.Argument(help="Show the ranking of this family.")] = None,
+    limit: Limit = 50,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """List the families, or show the ranking of one.
+
+    Example: headstart families roberta-base --limit 10
+    """
+    with Client(url) as client:
+        page = client.listed("/families" if name is None else f"/families/{_quoted(name)}/ranking", {}, limit)
+    if as_json:
+        _print_json(page)
+    elif name is None:
+        tables.show_families(page)
+    else:
+        tables.show_ranking(name, page)
+
+
+@app.command()
+def targets(
+    search: Annotated[str | None, typer.Option(help="Only names that contain this.")] = None,
+    limit: Limit = 50,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """List the targets.
+
+    Example: headstart targets --search tweet
+    """
+    with Client(url) as client:
+        page = client.listed("/targets", {"search": search}, limit)
+    _show(page, as_json, tables.show_targets)
+
+
+@app.command()
+def checkpoints(
+    family: Annotated[str | None, typer.Option(help="Only of this family.")] = None,
+    search: Annotated[str | None, typer.Option(help="Only names that contain this.")] = None,
+    limit: Limit = 50,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """List the checkpoints.
+
+    Example: headstart checkpoints --family roberta-base --search mnli
+    """
+    with Client(url) as client:
+        page = client.listed("/checkpoints", {"family": family, "search": search}, limit)
+    _show(page, as_json, tables.show_checkpoints)
+
+
+@scoring.callback()
+def scores(
+    ctx: typer.Context,
+    *,
+    family: Annotated[str | None, typer.Option(help="Only of this family.")] = None,
+    checkpoint_id: Annotated[int | None, typer.Option(help="Only of this checkpoint.")] = None,
+    target_id: Annotated[int | None, typer.Option(help="Only on this target.")] = None,
+    method: Annotated[str | None, typer.Option(help="Only by this method.")] = None,
+    quarantined: Annotated[
+        bool | None, typer.Option("--quarantined/--in-force", help="Only those left out, or only the others.")
+    ] = None,
+    limit: Limit = 50,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """List the scores; set and lift quarantine.
+
+    Example: headstart scores --quarantined --family roberta-base
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    wanted = {
+        "family": family,
+        "checkpoint_id": checkpoint_id,
+        "target_id": target_id,
+        "method": method,
+        "quarantined": quarantined,
+    }
+    with Client(url) as client:
+        page = client.listed("/scores", wanted, limit)
+    _show(page, as_json, tables.show_scores)
+
+
+@scoring.command()
+def quarantine(
+    score_id: Annotated[int, typer.Argument(help="Id of the score.")],
+    reason: Annotated[str, typer.Option(help="Why: lower case and underscores.")],
+    note: Annotated[str, typer.Option(help="One sentence on what was seen.")],
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Leave a score out of the evidence.
+
+    Example: headstart scores quarantine 17 --reason wrong_split --note "Scored on the validation split."
+    """
+    _change(url, score_id, {"quarantine": reason, "note": note}, as_json=as_json)
+
+
+@scoring.command()
+def lift(
+    score_id: Annotated[int, typer.Argument(help="Id of the score.")],
+    note: Annotated[str, typer.Option(help="One sentence on why it may be trusted.")],
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Take a score back into the evidence.
+
+    Example: headstart scores lift 17 --note "Run again by hand, the value stands."
+    """
+    _change(url, score_id, {"quarantine": None, "note": note}, as_json=as_json)
+
+
+def _change(url: str, score_id: int, change: dict[str, Any], *, as_json: bool) -> None:
+    with Client(url) as client:
+        score = client.request("PATCH", f"/scores/{score_id}", json=change)
+    if as_json:
+        _print_json(score)
+    else:
+        tables.show_scores({"items": [score], "next_page_token": None})
+
+
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Return as soon as the import is accepted.")]
+
+
+@importing.command("model-recycling")
+def import_model_recycling(
+    source: Annotated[str, typer.Argument(help="A folder with the published tables, or its base URL.")],
+    no_wait: NoWait = False,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Import the published model-recycling tables.
+
+    Example: headstart import model-recycling ./model-recycling/results
+    """
+    paths: list[Path] = []
+    if "://" not in source:
+        paths = sorted({path for glob in MODEL_RECYCLING_FILES for path in Path(source).glob(glob)})
+        if not paths:
+            raise Refused(
+                f"There is no {' or '.join(MODEL_RECYCLING_FILES)} in the folder {source!r}. Check the path."
+            )
+    _import("model-recycling", source, paths, url, no_wait=no_wait, as_json=as_json)
+
+
+@importing.command("table")
+def import_table(
+    file: Annotated[str, typer.Argument(help="A CSV, JSONL or Parquet file, or its URL.")],
+    no_wait: NoWait = False,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Import your own finetuning history.
+
+    Columns: checkpoint, family, target, method, value and, if known, stderr, seed, rows_tested, source.
+
+    Example: headstart import table finetunes.csv
+    """
+    if "://" not in file and not Path(file).is_file():
+        raise Refused(f"There is no file {file!r}. Check the path.")
+    _import("table", file, [] if "://" in file else [Path(file)], url, no_wait=no_wait, as_json=as_json)
+
+
+def _import(kind: str, source: str, paths: list[Path], url: str, *, no_wait: bool, as_json: bool) -> None:
+    with ExitStack() as stack:
+        client = stack.enter_context(Client(url))
+        if paths:
+            files = [("files", (path.name, stack.enter_context(_opened(path)))) for path in paths]
+            accepted = client.request("POST", "/imports", data={"kind": kind}, files=files, timeout=None)
+        else:
+            accepted = client.request("POST", "/imports", json={"kind": kind, "source": source})
+        done = accepted if no_wait else _follow(client, accepted, quiet=as_json)
+    if as_json:
+        _print_json(done)
+    elif no_wait:
+        tables.say(f"Import {done['id']} is {done['state']}. Follow it at GET /imports/{done['id']}.")
+    if done["state"] == "failed":
+        raise Refused(done["error"] or "The import failed.")
+    if done["state"] == "succeeded" and not as_json:
+        tables.show_import(done)
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise Refused(f"Cannot read {str(path)!r}: {error.strerror}. Check its permissions.") from None
+
+
+def _follow(client: Client, accepted: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
+    screen = tables.console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    hidden = quiet or not screen.is_terminal
+    with Progress(*columns, console=screen, disable=hidden, transient=True) as progress:
+        task = progress.add_task("waiting", total=1.0)
+        current = accepted
+        while current["state"] in ("queued", "running"):
+            time.sleep(POLL_SECONDS)
+            current = client.request("GET", f"/imports/{accepted['id']}")
+            progress.update(task, completed=current["progress"], description=escape(current["stage"]))
+    return current
+
+
+def _show(page: dict[str, Any], as_json: bool, table: Callable[[dict[str, Any]], None]) -> None:
+    if as_json:
+        _print_json(page)
+    else:
+        table(page)
+        tables.show_more(page)
+
+
+def _given(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def _quoted(name: str) -> str:
+    return quote(name, safe="/")

@@ -1,0 +1,87 @@
+"""The HTTP client behind the CLI: every failure becomes one sentence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+PAGE = 500
+
+
+class Refused(Exception):
+    """The command cannot be done; the message is a sentence for the person at the terminal."""
+
+
+class Client:
+    """Speaks to one Headstart service."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        try:
+            host = httpx.URL(url).host
+            # A proxy of the environment is for the world outside, never for this machine.
+            self._http = httpx.Client(base_url=url, timeout=60.0, trust_env=host not in LOOPBACK)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise Refused(f"The URL {url!r} cannot be used ({error}). Give --url http://HOST:PORT.") from None
+
+    def __enter__(self) -> Self:
+        """Speak."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Hang up."""
+        self._http.close()
+
+    def request(self, method: str, path: str, **arguments: Any) -> Any:
+        """Send a request and return the JSON of its answer."""
+        try:
+            response = self._http.request(method, path, **arguments)
+        except httpx.UnsupportedProtocol:
+            raise Refused(f"The URL {self._url!r} is not http. Give --url http://HOST:PORT.") from None
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            raise Refused(
+                f"No Headstart service answers at {self._url}. Start one with: headstart serve"
+            ) from None
+        except httpx.HTTPError as error:
+            raise Refused(
+                f"The service at {self._url} broke off the request ({type(error).__name__}). Try again."
+            ) from None
+        if response.is_success:
+            return self._json(response)
+        raise Refused(_sentence(response))
+
+    def listed(self, path: str, params: Mapping[str, Any], limit: int) -> dict[str, Any]:
+        """Read a list, page by page, up to `limit` items."""
+        items: list[Any] = []
+        wanted = {key: value for key, value in params.items() if value is not None}
+        token: str | None = None
+        while True:
+            size = min(PAGE, limit - len(items))
+            page = self.request("GET", path, params={**wanted, "page_size": size} | _token(token))
+            items += page["items"]
+            token = page["next_page_token"]
+            if token is None or len(items) >= limit:
+                return {"items": items, "next_page_token": token}
+
+    def _json(self, response: httpx.Response) -> Any:
+        try:
+            return response.json()
+        except ValueError:
+            raise Refused(f"What answers at {self._url} is not Headstart. Check --url.") from None
+
+
+def _token(token: str | None) -> dict[str, str]:
+    return {} if token is None else {"page_token": token}
+
+
+def _sentence(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        what = f"{response.status_code} {response.reason_phrase}"
+        return f"The answer was {what}, which is not of Headstart. Check --url."

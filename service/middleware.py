@@ -1,0 +1,112 @@
+"""The one middleware: request ids, body limits, counting, and the answer to an unexpected exception.
+
+Pure ASGI, and short, since it is on the path of every /recommend: a pass over the headers, one
+closure around `send`, and one around `receive` only where the length of the body is not announced.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from itertools import count
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from headstart.errors import TooLarge
+from service.errors import REQUEST_ID, from_error, unexpected
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from service.metrics import RequestMetrics
+
+UPLOADS = "/imports"
+_GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_log = structlog.get_logger("headstart.service")
+
+
+class FrontDoor:
+    """See the module."""
+
+    def __init__(
+        self, app: ASGIApp, *, metrics: RequestMetrics, max_body_bytes: int, max_upload_bytes: int
+    ) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._max_body = max_body_bytes
+        self._max_upload = max_upload_bytes
+        self._prefix = secrets.token_hex(6)
+        self._numbers = count(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = perf_counter()
+        length, request_id = self._read_headers(scope)
+        scope[REQUEST_ID] = request_id.decode()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+            await send(message)
+
+        limit = self._max_upload if scope["path"] == UPLOADS and scope["method"] == "POST" else self._max_body
+        try:
+            if length is None:
+                await self._app(scope, _counted(receive, limit), send_with_id)
+            elif length > limit:
+                await from_error(scope, _too_large(limit))(scope, receive, send_with_id)
+            else:  # the server holds the client to the length it announced
+                await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            status = status or 499
+        except Exception:
+            _log.exception("request_failed", request_id=scope[REQUEST_ID], path=scope["path"])
+            if status:
+                raise  # half an answer is out: the server closes the connection
+            await unexpected(scope)(scope, receive, send_with_id)
+        finally:
+            route = scope.get("route")
+            name, method = (route.path_format, scope["method"]) if route is not None else ("other", "any")
+            self._metrics.observe(name, method, status, perf_counter() - started)
+
+    def _read_headers(self, scope: Scope) -> tuple[int | None, bytes]:
+        length: int | None = None
+        request_id: bytes | None = None
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                length = int(value) if value.isdigit() and len(value) <= 18 else 1 << 62
+            elif name == b"x-request-id" and _GIVEN_ID.fullmatch(value):
+                request_id = value
+        return length, request_id or b"%s-%x" % (self._prefix.encode(), next(self._numbers))
+
+
+def _counted(receive: Receive, limit: int) -> Receive:
+    total = 0
+
+    async def receive_within_limit() -> Message:
+        nonlocal total
+        message = await receive()
+        total += len(message.get("body", b""))
+        if total > limit:
+            # An HTTPException, since FastAPI turns any other into a 400 while it reads a body.
+            raise HTTPException(413) from _too_large(limit)
+        return message
+
+    return receive_within_limit
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(
+        f"The body is larger than the {limit} bytes this route takes. Send less, or raise "
+        f"HEADSTART_MAX_BODY_BYTES (HEADSTART_MAX_UPLOAD_BYTES for POST {UPLOADS})."
+    )

@@ -1,0 +1,215 @@
+"""The evidence in memory: one immutable snapshot, rebuilt beside the traffic and swapped whole."""
+
+from __future__ import annotations
+
+import gc
+import math
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import numpy as np
+import structlog
+
+from headstart import __version__
+from headstart.errors import HeadstartError
+from headstart.recommend import decide, posterior
+from service.board import Board
+
+if TYPE_CHECKING:
+    from headstart.entities import Catalogue, Target
+    from headstart.recommend.posterior import Posterior
+    from headstart.store import Store
+
+DAY = 86_400.0
+MOST_BOARDS = 2_000  # views kept per family
+USUAL_TRAIN_SIZES = (None, *(4**k for k in range(4, 11)))  # 256 to 1,048,576 rows
+USUAL_CLASSES = (None, 2, 4, 8, 16, 32)
+_log = structlog.get_logger("headstart.service")
+
+
+class FamilySnapshot:
+    """One family: its posterior, its catalogue beside it, and a board for each view asked so far."""
+
+    def __init__(
+        self, name: str, fitted: Posterior, catalogue: Catalogue, targets: dict[int, Target]
+    ) -> None:
+        self.name = name
+        self.posterior = fitted
+        # the catalogue may already hold checkpoints that the posterior does not know
+        known = set(fitted.checkpoint_ids.tolist())
+        at = [i for i, one in enumerate(catalogue.ids) if one in known]
+        self.names = [catalogue.names[i] for i in at]
+        self.parameters = [catalogue.parameters[i] for i in at]
+        self.licenses = [catalogue.licenses[i] for i in at]
+        self.row_of = {name: row for row, name in enumerate(self.names)}
+        self.parameters_or_nan = np.array([np.nan if p is None else p for p in self.parameters], dtype=float)
+        self.license_codes, self._license_code = _codes(self.licenses)
+        self.order = decide.static_order(fitted)
+        # targets that the vanilla was run on: the others have no gains of their own
+        levelled = np.flatnonzero(np.isfinite(fitted.level)).tolist()
+        self.target_at: dict[int | None, int] = {int(fitted.target_ids[t]): t for t in levelled}
+        facts = [targets[int(one)] for one in fitted.target_ids]
+        self._train_sizes = np.array([t.train_size or np.nan for t in facts], dtype=float)
+        self._classes = np.array([t.classes or np.nan for t in facts], dtype=float)
+        self._boards: dict[tuple[int | None, int | None, int | None], Board] = {}
+        self._reactions: np.ndarray | None = None
+
+    @property
+    def vanilla(self) -> str:
+        """Name of the vanilla; the family's own where it is not in the store."""
+        return self.names[self.posterior.vanilla] if self.posterior.vanilla >= 0 else self.name
+
+    def allowed_licenses(self, licenses: tuple[str, ...]) -> np.ndarray | None:
+        """Whether each licence code is among these, to be indexed by `license_codes`; None: any will do."""
+        if not licenses:
+            return None
+        allowed = np.zeros(len(self._license_code) + 1, dtype=bool)  # the last one is that of code -1
+        for one in licenses:
+            code = self._license_code.get(one.casefold())
+            if code is not None:
+                allowed[code] = True
+        return allowed
+
+    def board(self, target_id: int | None, train_size: int | None, classes: int | None) -> Board:
+        """The ranking for a known target the vanilla was run on, or else for one described.
+
+        Sizes are rounded, rows to powers of 4 and classes to powers of 2: the kernels are wider than that,
+        and boards are kept.
+        """
+        at = self.target_at.get(target_id)
+        if at is not None:
+            key: tuple[int | None, int | None, int | None] = (at, None, None)
+        else:
+            key = (None, _power_of(4, train_size), _power_of(2, classes))
+        board = self._boards.get(key)
+        if board is None:
+            if len(self._boards) >= MOST_BOARDS:
+                self._boards.clear()
+            board = self._boards[key] = Board(self, self._view(*key))
+        return board
+
+    def warm(self) -> None:
+        """Make the boards most asked for: of every known target, of none, and of usual descriptions."""
+        for target_id in (None, *self.target_at):
+            self.board(target_id, None, None)
+        for train_size in USUAL_TRAIN_SIZES:
+            for classes in USUAL_CLASSES:
+                self.board(None, train_size, classes)
+
+    def _view(self, at: int | None, train_size: int | None, classes: int | None) -> decide.View:
+        if at is not None:
+            return decide.known_view(self.posterior, at)
+        weights = decide.likeness(self._train_sizes, self._classes, train_size, classes)
+        return decide.unseen_view(self.posterior, weights)
+
+    def reaction_rank(self, sensitivity: float) -> float | None:
+        """Share of the family's known targets that react less."""
+        if self._reactions is None:
+            fitted = self.posterior
+            known = np.isfinite(fitted.level) & (fitted.measured >= decide.FEWEST)
+            self._reactions = np.sort((fitted.scale * fitted.sensitivity)[known])
+        if not len(self._reactions):
+            return None
+        return float(np.searchsorted(self._reactions, sensitivity) / len(self._reactions))
+
+
+@dataclass(slots=True, eq=False)
+class Snapshot:
+    """Everything an answer needs. Replaced, never changed, but for the caches that fill up."""
+
+    evidence_version: int
+    families: dict[str, FamilySnapshot]
+    targets: dict[int, Target]
+    targets_by_name: dict[str, Target]
+    posterior_ids: dict[str, int]
+    loaded_at: float = field(default_factory=time.time)  # seconds since the epoch
+    tag: str = field(init=False)  # of all that an answer depends on, the question apart
+    # question -> answer and its ETag, oldest first
+    answers: OrderedDict[bytes, tuple[bytes, str]] = field(default_factory=OrderedDict)
+
+    def __post_init__(self) -> None:
+        """Tell snapshots apart that may answer differently: by software, posteriors and day (ages)."""
+        known = repr((__version__, sorted(self.posterior_ids.items()), int(self.loaded_at // DAY)))
+        self.tag = f"{self.evidence_version}-{blake2b(known.encode(), digest_size=4).hexdigest()}"
+
+
+class Snapshots:
+    """Keeps `current` the newest snapshot the store can give, looking every `seconds`."""
+
+    def __init__(self, store: Store, seconds: float) -> None:
+        self._store = store
+        self._seconds = seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="snapshots", daemon=True)
+        self.current: Snapshot | None = None
+
+    def start(self) -> None:
+        """Load the first snapshot, if the store answers, and keep watching."""
+        self._refresh_or_log()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching; the current snapshot stays."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    def refresh(self) -> bool:
+        """Swap in a new snapshot if the store has newer posteriors or a day has passed; say whether."""
+        newest = self._store.newest_posteriors(posterior.FORMAT)
+        ids = {family: one for family, (one, _) in newest.items()}
+        current = self.current
+        same_day = current is not None and int(current.loaded_at // DAY) == int(time.time() // DAY)
+        if current is not None and same_day and current.posterior_ids == ids:
+            return False
+        targets = {t.id: t for t in self._store.all_targets()}
+        families = {}
+        for name, one in sorted(ids.items()):
+            row = self._store.posterior(one)
+            fitted = posterior.from_bytes(row.payload)
+            families[name] = FamilySnapshot(name, fitted, self._store.catalogue(name), targets)
+        self.current = Snapshot(
+            evidence_version=max((version for _, version in newest.values()), default=0),
+            families=families,
+            targets=targets,
+            targets_by_name={t.name: t for t in targets.values()},
+            posterior_ids=ids,
+        )
+        gc.freeze()  # a catalogue of a million names is for the collector to pass over, not to visit
+        return True
+
+    def _watch(self) -> None:
+        self._warm()
+        while not self._stop.wait(self._seconds):
+            if self._refresh_or_log():
+                self._warm()
+
+    def _warm(self) -> None:
+        """Make boards beside the traffic, so that no answer waits for one. Two may be made; one is kept."""
+        for family in self.current.families.values() if self.current is not None else ():
+            family.warm()
+
+    def _refresh_or_log(self) -> bool:
+        try:
+            return self.refresh()
+        except HeadstartError as e:
+            _log.warning("snapshot_not_refreshed", reason=e.message)
+        except Exception:
+            _log.exception("snapshot_not_refreshed")
+        return False
+
+
+def _codes(licenses: list[str | None]) -> tuple[np.ndarray, dict[str, int]]:
+    """Licences as small integers, -1 for an unknown one; case is ignored."""
+    code: dict[str, int] = {}
+    codes = [-1 if one is None else code.setdefault(one.casefold(), len(code)) for one in licenses]
+    return np.array(codes, dtype=np.int32), code
+
+
+def _power_of(base: int, number: int | None) -> int | None:
+    """The power of `base` nearest on a logarithmic scale."""
+    return None if number is None else base ** round(math.log(number, base))
