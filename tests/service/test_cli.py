@@ -74,6 +74,16 @@ def test_json_is_the_answer_of_the_service(catalogue: Live, noun: str) -> None:
     assert as_json(catalogue, noun) == catalogue.http.get(f"/{noun}").json()
 
 
+def test_across_families_each_candidate_shows_its_own(catalogue: Live) -> None:
+    both = printed(catalogue, "recommend", "--target", "rte")
+    assert "family" in both
+    assert "org/bert" in both
+    assert "own vanilla" in both
+    one = printed(catalogue, "recommend", "--family", "org/bert", "--target", "rte")
+    assert "family" not in one
+    assert "100 %" not in both + one, "a probability is never rounded to certainty"
+
+
 def test_limits_cross_pages(catalogue: Live) -> None:
     page = as_json(catalogue, "scores", "--limit", "3")
     assert len(page["items"]) == 3
