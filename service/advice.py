@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from service.snapshot import FamilySnapshot, Snapshot
 
 MOST_ANSWERS = 1_024  # kept answers to questions that come again
+MOST_BYTES = 1 << 15  # of a question and its answer that are kept
 
 
 def answer(snapshot: Snapshot, question: Question, body: bytes) -> tuple[bytes, str]:
@@ -29,10 +30,12 @@ def answer(snapshot: Snapshot, question: Question, body: bytes) -> tuple[bytes, 
     """
     kept = snapshot.answers.get(body)
     if kept is None:
-        if len(snapshot.answers) >= MOST_ANSWERS:
-            snapshot.answers.popitem(last=False)  # the oldest: one at a time, so that no answer waits
         etag = f'"{snapshot.tag}-{blake2b(body, digest_size=8).hexdigest()}"'
-        kept = snapshot.answers[body] = (_write(snapshot, question), etag)
+        kept = (_write(snapshot, question), etag)
+        if len(body) + len(kept[0]) <= MOST_BYTES:
+            if len(snapshot.answers) >= MOST_ANSWERS:
+                snapshot.answers.popitem(last=False)  # the oldest: one at a time, so that no answer waits
+            snapshot.answers[body] = kept
     return kept
 
 

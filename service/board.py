@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 HEAD = 512  # checkpoints of the static order that are ranked for the view; deeper ones keep its order
 FIRST = 128  # candidates written when the board is made
 STEP = 64  # ranked rows looked at in one go while filtering
-MOST_ENTRIES = 20_000  # candidates kept written
+MOST_ENTRIES = 1_000  # candidates kept written; no less than the largest limit
+MOST_JOINED = 8  # limits whose joined candidates are kept
 
 
 class Entry(NamedTuple):
@@ -82,6 +83,8 @@ class Board:
         if wanted.max_parameters is None and not wanted.licenses and not self._excluded(wanted):
             joined = self._joined.get(limit)
             if joined is None:
+                if len(self._joined) >= MOST_JOINED:
+                    self._joined.clear()
                 joined = self._joined[limit] = join(self.top(limit, ANY))
             return (self._first[0] if self._first else None), joined
         found = self.top(limit, wanted)

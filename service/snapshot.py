@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from headstart.store import Store
 
 DAY = 86_400.0
-MOST_BOARDS = 2_000  # views kept per family
+MOST_BOARDS = 256  # described views kept per family, beside its known targets
 USUAL_TRAIN_SIZES = (None, *(4**k for k in range(4, 11)))  # 256 to 1,048,576 rows
 USUAL_CLASSES = (None, 2, 4, 8, 16, 32)
 _log = structlog.get_logger("headstart.service")
@@ -87,7 +87,7 @@ class FamilySnapshot:
             key = (None, _power_of(4, train_size), _power_of(2, classes))
         board = self._boards.get(key)
         if board is None:
-            if len(self._boards) >= MOST_BOARDS:
+            if len(self._boards) >= MOST_BOARDS + len(self.target_at):
                 self._boards.clear()
             board = self._boards[key] = Board(self, self._view(*key))
         return board

@@ -279,3 +279,16 @@ def test_a_target_the_vanilla_was_never_run_on(store: Store) -> None:
         answer = ask(live, family="base", target={"name": "d"})
     assert answer["families"][0]["target"]["basis"] == "others"
     assert "never finetuned on d" in answer["notes"][0]
+
+
+def test_what_is_kept_in_memory_has_bounds(live: Live) -> None:
+    from service import board
+    from service.advice_schemas import MOST
+
+    assert board.MOST_ENTRIES >= MOST, "one answer must fit"
+    first = names(ask(live, family=FAMILY, limit=500))
+    for limit in range(1, 3 * board.MOST_JOINED):
+        assert names(ask(live, family=FAMILY, limit=limit)) == first[:limit]
+    for parameters in range(100_000_000, 400_000_000, 15_000_000):  # more rows than are kept written
+        found = ask(live, family=FAMILY, limit=500, max_parameters=parameters)["candidates"]
+        assert all(c["checkpoint"]["parameters"] <= parameters for c in found)
