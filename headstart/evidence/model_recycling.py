@@ -23,7 +23,7 @@ import numpy as np
 
 from headstart.entities import CheckpointDraft, ImportBatch, ImportReport, ScoreDraft, TargetDraft
 from headstart.errors import BrokenFile, InvalidInput, TooLarge
-from headstart.evidence.damage import judge_rows
+from headstart.evidence.damage import RowVerdict, judge_rows
 from headstart.evidence.published_targets import PUBLISHED_TARGETS
 from headstart.evidence.quality import gate, infer_rows_tested, printed_in_full
 from headstart.evidence.source import Missing, Progress, Source
@@ -46,6 +46,7 @@ class _Table:
     checkpoints: list[CheckpointDraft] = field(default_factory=list)
     probes: list[float] = field(default_factory=list)
     cells: list[Float[np.ndarray, "t"]] = field(default_factory=list)
+    repeats: list[str | None] = field(default_factory=list)  # where a checkpoint stands again: what to note
 
 
 def read_results(source: Source, *, max_rows: int, progress: Progress) -> ImportBatch:
@@ -62,11 +63,12 @@ def read_results(source: Source, *, max_rows: int, progress: Progress) -> Import
     for i, family in enumerate(families):
         progress(0.1 + 0.3 * i / len(families), f"reading the vanilla runs of {family}")
         try:
-            runs, rows = _read_vanilla(source, family, max_rows)
+            runs, rows, lost = _read_vanilla(source, family, max_rows)
         except Missing:
             notes.append(f"No vanilla runs for {family}: {_pretrain_file(family)} is not in the source.")
             continue
         vanilla += runs
+        notes += lost
         rows_read += rows
     progress(0.4, "checking the scores")
     sizes = _test_sizes(table, vanilla)
@@ -122,8 +124,8 @@ def _read_tested(source: Source, max_rows: int) -> _Table:
             )
         record = dict(zip(header, row, strict=True))
         draft = _checkpoint_draft(record, line)
-        if (draft.family, draft.name) in seen:
-            raise BrokenFile(TESTED, line, "model_name", f"{draft.name!r} stands twice in {draft.family}.")
+        again = (draft.family, draft.name) in seen
+        table.repeats.append(f"{TESTED}, line {line}: a second row of the checkpoint." if again else None)
         seen.add((draft.family, draft.name))
         table.checkpoints.append(draft)
         table.probes.append(_number(record["mnli_lp"], TESTED, line, "mnli_lp"))
@@ -173,8 +175,8 @@ def _pretrain_file(family: str) -> str:
     return f"models_results_{re.sub(r'[^A-Za-z0-9]+', '_', family)}_pretrain.csv"
 
 
-def _read_vanilla(source: Source, family: str, max_rows: int) -> tuple[list[ScoreDraft], int]:
-    """The vanilla's runs, numbered per target in file order, and the rows read."""
+def _read_vanilla(source: Source, family: str, max_rows: int) -> tuple[list[ScoreDraft], int, list[str]]:
+    """The vanilla's runs, numbered per target in file order, the rows read, and what is to be noted."""
     name = _pretrain_file(family)
     rows = _rows(source, name, "\t", max_rows)
     _, header = next(rows, (0, []))
@@ -182,6 +184,7 @@ def _read_vanilla(source: Source, family: str, max_rows: int) -> tuple[list[Scor
         if column not in header:
             raise BrokenFile(name, 1, column, "the column is missing.")
     seeds: dict[str, int] = defaultdict(int)
+    lost: dict[str, int] = defaultdict(int)
     scores: list[ScoreDraft] = []
     count = 0
     for line, row in rows:
@@ -193,11 +196,14 @@ def _read_vanilla(source: Source, family: str, max_rows: int) -> tuple[list[Scor
         value = _number(record["accuracy"], name, line, "accuracy")
         if math.isnan(value):
             value = _number(record.get("spearmanr", ""), name, line, "spearmanr")
-        if math.isnan(value) or not target:
-            raise BrokenFile(name, line, "accuracy", "neither accuracy nor spearmanr holds a number.")
-        scores.append(_draft(family, family, target, value, seed=seeds[target], table="pretrain"))
+        if not target:
+            raise BrokenFile(name, line, "dataset name", "the target has no name.")
+        if math.isnan(value):
+            lost[target] += 1  # a run that ended without a number, such as the correlation of a constant
+        else:
+            scores.append(_draft(family, family, target, value, seed=seeds[target], table="pretrain"))
         seeds[target] += 1
-    return scores, count
+    return scores, count, [f"{n} runs of {family} on {target} have no value." for target, n in lost.items()]
 
 
 def _draft(family: str, checkpoint: str, target: str, value: float, *, seed: int, table: str) -> ScoreDraft:
@@ -262,7 +268,8 @@ def _target_draft(name: str, sizes: dict[str, int]) -> TargetDraft:
 
 
 def _with_vanillas(table: _Table, families: list[str]) -> Iterator[CheckpointDraft]:
-    yield from table.checkpoints
+    repeats = zip(table.checkpoints, table.repeats, strict=True)
+    yield from (checkpoint for checkpoint, again in repeats if again is None)
     present = {c.family for c in table.checkpoints if c.is_vanilla}
     for family in families:
         if family not in present:
@@ -270,7 +277,7 @@ def _with_vanillas(table: _Table, families: list[str]) -> Iterator[CheckpointDra
 
 
 def _probe_scores(table: _Table) -> Iterator[ScoreDraft]:
-    for checkpoint, value in zip(table.checkpoints, table.probes, strict=True):
+    for checkpoint, value, again in zip(table.checkpoints, table.probes, table.repeats, strict=True):
         if math.isnan(value):
             continue
         yield ScoreDraft(
@@ -281,6 +288,8 @@ def _probe_scores(table: _Table) -> Iterator[ScoreDraft]:
             value=value,
             params={"recipe": SOURCE},
             source=SOURCE,
+            quarantine=again and "duplicate",
+            quarantine_note=again,
         )
 
 
@@ -288,21 +297,31 @@ def _finetune_scores(table: _Table, sizes: dict[str, int]) -> Iterator[ScoreDraf
     """One draft per distinct measurement: re-aligned where proven, quarantined where in doubt."""
     rows_tested = np.array([float(sizes.get(t, math.nan)) for t in table.targets])
     cells = np.array(table.cells)
-    for checkpoint, row, verdict in zip(
-        table.checkpoints, cells, judge_rows(cells, rows_tested), strict=True
+    verdicts = judge_rows(cells, rows_tested)
+    for checkpoint, row, verdict, again in zip(
+        table.checkpoints, cells, verdicts, table.repeats, strict=True
     ):
-        column = np.arange(len(row)) if verdict is None else verdict.column
-        reasons = (None,) * len(row) if verdict is None else verdict.reason
-        seen: set[tuple[int, float]] = set()  # a packed value and its copy in the tail are one measurement
-        for j in sorted(np.flatnonzero(np.isfinite(row)), key=lambda j: reasons[j] is not None):
-            at, value = int(column[j]), float(row[j])
-            if (at, value) in seen:
-                continue
-            seen.add((at, value))
-            family, name, target = checkpoint.family, checkpoint.name, table.targets[at]
-            draft = _draft(family, name, target, value, seed=0, table="models_tested")
-            if verdict is not None and reasons[j] is not None:
-                draft = replace(draft, quarantine=reasons[j], quarantine_note=verdict.note)
-            elif at != j:
-                draft = replace(draft, provenance={"realigned_from": table.targets[j]})
-            yield draft
+        for draft in _row_scores(table.targets, checkpoint, row, verdict):
+            yield draft if again is None else replace(draft, quarantine="duplicate", quarantine_note=again)
+
+
+def _row_scores(
+    targets: tuple[str, ...],
+    checkpoint: CheckpointDraft,
+    row: Float[np.ndarray, "t"],
+    verdict: RowVerdict | None,
+) -> Iterator[ScoreDraft]:
+    column = np.arange(len(row)) if verdict is None else verdict.column
+    reasons = (None,) * len(row) if verdict is None else verdict.reason
+    seen: set[tuple[int, float]] = set()  # a packed value and its copy in the tail are one measurement
+    for j in sorted(np.flatnonzero(np.isfinite(row)), key=lambda j: reasons[j] is not None):
+        at, value = int(column[j]), float(row[j])
+        if (at, value) in seen:
+            continue
+        seen.add((at, value))
+        draft = _draft(checkpoint.family, checkpoint.name, targets[at], value, seed=0, table="models_tested")
+        if verdict is not None and reasons[j] is not None:
+            draft = replace(draft, quarantine=reasons[j], quarantine_note=verdict.note)
+        elif at != j:
+            draft = replace(draft, provenance={"realigned_from": targets[j]})
+        yield draft

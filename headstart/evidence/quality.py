@@ -29,7 +29,7 @@ REASONS: dict[str, str] = {
     "shifted": "the row was shifted to the left and this cell's column cannot be told",
     "other_split": "the row was measured on another split of its targets",
     "copied": "the same scores, digit for digit, stand under a checkpoint of another family",
-    "duplicate": "the same scores, digit for digit, stand under another checkpoint of the family",
+    "duplicate": "the same scores stand under another checkpoint of the family, or it stands twice itself",
     "collapsed": "the run ended at the majority class, or far below the other seeds of its checkpoint",
     "contradicts": "another value is in force for the same checkpoint, target, method, protocol and seed",
     "manual": "set by a person",
