@@ -20,6 +20,8 @@ from headstart.recommend import decide, posterior
 from service.board import Board
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from headstart.entities import Catalogue, Target
     from headstart.recommend.posterior import Posterior
     from headstart.store import Store
@@ -149,7 +151,7 @@ class Snapshots:
 
     def start(self) -> None:
         """Load the first snapshot, if the store answers, and keep watching."""
-        self._refresh_or_log()
+        self._guarded(self.refresh)
         self._thread.start()
 
     def stop(self) -> None:
@@ -183,23 +185,25 @@ class Snapshots:
         return True
 
     def _watch(self) -> None:
-        self._warm()
+        self._guarded(self._warm)
         while not self._stop.wait(self._seconds):
-            if self._refresh_or_log():
-                self._warm()
+            if self._guarded(self.refresh):
+                self._guarded(self._warm)
 
-    def _warm(self) -> None:
+    def _warm(self) -> bool:
         """Make boards beside the traffic, so that no answer waits for one. Two may be made; one is kept."""
         for family in self.current.families.values() if self.current is not None else ():
             family.warm()
+        return True
 
-    def _refresh_or_log(self) -> bool:
+    def _guarded(self, step: Callable[[], bool]) -> bool:
+        """Run a step; an error is logged and never ends the watch."""
         try:
-            return self.refresh()
+            return step()
         except HeadstartError as e:
-            _log.warning("snapshot_not_refreshed", reason=e.message)
+            _log.warning("snapshot_step_failed", step=step.__name__.lstrip("_"), reason=e.message)
         except Exception:
-            _log.exception("snapshot_not_refreshed")
+            _log.exception("snapshot_step_failed", step=step.__name__.lstrip("_"))
         return False
 
 

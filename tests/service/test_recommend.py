@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from bench.evidence import FAMILY, TARGETS, fill
 from headstart.entities import CheckpointDraft, ImportBatch, ImportReport, ScoreDraft
 from headstart.refit import refit_stale
 from service.advice_schemas import Advice
-from service.snapshot import Snapshots
+from service.snapshot import FamilySnapshot, Snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -259,6 +260,29 @@ def test_new_evidence_swaps_the_snapshot_and_quarantine_takes_it_back(store: Sto
     assert again is not None
     board = again.families["base"].board(None, None, None)
     assert again.families["base"].names[board.top(1, board_any())[0].row] != "star"
+
+
+def test_a_failure_beside_the_traffic_does_not_end_the_watch(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(store, *(finetune(c, "a", 0.7 + n / 50) for n, c in enumerate(("base", "m0", "m1"))))
+    refit_stale(store)
+
+    def fail(_: FamilySnapshot) -> None:
+        raise RuntimeError("a board that cannot be made")
+
+    monkeypatch.setattr(FamilySnapshot, "warm", fail)
+    snapshots = Snapshots(store, 0.02)
+    snapshots.start()
+    try:
+        add(store, finetune("m2", "a", 0.75))
+        assert refit_stale(store) == 1
+        deadline = time.monotonic() + 10
+        while snapshots.current is None or snapshots.current.evidence_version < 2:
+            assert time.monotonic() < deadline, "the watch ended"
+            time.sleep(0.02)
+    finally:
+        snapshots.stop()
 
 
 def board_any() -> Any:
