@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections import Counter
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -95,23 +94,11 @@ class _EvidenceMetrics:
     def _read_counts(self) -> tuple[dict[str, int], dict[str, int]]:
         if time.monotonic() - self._counted_at >= STORE_SECONDS:
             try:
-                self._counts = (self._store.quarantine_counts(), import_counts(self._store))
+                self._counts = (self._store.quarantine_counts(), self._store.import_counts())
             except HeadstartError:
                 return ({}, {})  # no number is better than an old one; /readyz says why
             self._counted_at = time.monotonic()
         return self._counts
-
-
-def import_counts(store: Store) -> dict[str, int]:
-    """Count the imports by state."""
-    counts: Counter[str] = Counter()
-    token: str | None = None
-    while True:
-        page = store.imports(page_size=500, page_token=token)
-        counts.update(str(one.state) for one in page.items)
-        token = page.next_token
-        if token is None:
-            return dict(counts)
 
 
 def _by_label(name: str, text: str, label: str, counts: dict[str, int]) -> GaugeMetricFamily:

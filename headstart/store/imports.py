@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, delete, insert, or_, select, update
+from sqlalchemy import and_, delete, func, insert, or_, select, update
 
 from headstart.entities import Import, ImportReport, ImportState
 from headstart.errors import Conflict
@@ -57,6 +57,12 @@ def read(connection: Connection, import_id: int) -> Import:
 def page_of_imports(connection: Connection, size: int, token: str | None) -> Page[Import]:
     """One page of the imports."""
     return read_page(connection, _IMPORTS, imports.c.id, _import, scope=("imports",), size=size, token=token)
+
+
+def count_by_state(connection: Connection) -> dict[str, int]:
+    """Imports by state."""
+    query = select(imports.c.state, func.count()).group_by(imports.c.state).order_by(imports.c.state)
+    return {str(state): count for state, count in connection.execute(query)}
 
 
 def release(connection: Connection, import_id: int) -> Import:

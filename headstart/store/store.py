@@ -273,6 +273,11 @@ class Store:
         with self._read() as connection:
             return imports.page_of_imports(connection, page_size, page_token)
 
+    def import_counts(self) -> dict[str, int]:
+        """Imports by state."""
+        with self._read() as connection:
+            return imports.count_by_state(connection)
+
     def claim_import(self, lease_seconds: float) -> Import | None:
         """Take the oldest released import that is queued, or running with its lease run out."""
         with self._write() as connection:

@@ -111,6 +111,7 @@ def test_an_ended_import_does_not_change(store: Store, clock: FrozenClock) -> No
     assert store.get_import(done.id).progress == 1.0
     failed = store.get_import(broken.id)
     assert (failed.state, failed.error, failed.report) == (ImportState.FAILED, "line 3 is broken", None)
+    assert store.import_counts() == {"failed": 1, "succeeded": 1}
 
 
 def test_an_unreleased_import_can_be_forgotten_and_its_id_is_not_lent_again(store: Store) -> None:
