@@ -20,7 +20,7 @@ from service.routes import checkpoints, families, health, imports, methods, reco
 from service.snapshot import Snapshots
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from headstart.settings import Settings
     from headstart.store import Store
@@ -42,15 +42,15 @@ ROUTERS = (
 )
 
 
-def create_app(settings: Settings, store: Store, announce: Callable[[str], None] | None = None) -> FastAPI:
-    """Build the app around an open store. `announce` says a sentence to the person who started it."""
+def create_app(settings: Settings, store: Store) -> FastAPI:
+    """Build the app around an open store."""
     requests = RequestMetrics()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         snapshots = Snapshots(store, settings.snapshot_seconds)
         snapshots.start()
-        worker = EmbeddedWorker(store, settings, announce or _to_stderr) if settings.embedded_worker else None
+        worker = EmbeddedWorker(store, settings, _to_stderr) if settings.embedded_worker else None
         if worker is not None:
             worker.start()
         try:

@@ -33,7 +33,7 @@ def serve(*, host: str | None, port: int | None, logs: bool) -> None:
     listener = _listen(settings.host, settings.port)
     with closing(listener), closing(open_store(settings.store.get_secret_value())) as store:
         shown = _shown_url(settings.host, listener.getsockname()[1])
-        app = create_app(settings, store, announce=_announce)
+        app = create_app(settings, store)
         config = uvicorn.Config(
             app, loop="auto", http="httptools", access_log=False, log_level="warning", lifespan="on"
         )
@@ -129,10 +129,6 @@ def _shown_url(host: str, port: int) -> str:
 def _greet(url: str) -> None:
     print(f"Headstart serves on http://{url} (documentation at /docs). Ask it:\n")
     print(f"curl -s {url}/recommend -d '{QUESTION}' -H 'content-type: application/json'\n", flush=True)
-
-
-def _announce(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
 
 
 class _Server(uvicorn.Server):
