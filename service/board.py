@@ -182,5 +182,4 @@ class Board:
                 }
             )
             z = (found.mean[k], found.spread[k])
-            p_worth = decide.p_exceeds(view, *z, decide.WORTH)
-            yield Entry(text, row, gain, low, high, p, p_worth, score, z)
+            yield Entry(text, row, gain, low, high, p, float(found.p_worth[k]), score, z)

@@ -62,6 +62,7 @@ class Prediction:
     low: Float[np.ndarray, "n"]  # 80 % interval
     high: Float[np.ndarray, "n"]
     p_beats: Float[np.ndarray, "n"]  # P(gain > 0)
+    p_worth: Float[np.ndarray, "n"]  # P(gain > WORTH)
     runs_here: Int[np.ndarray, "n"]  # finetune runs on this very target
     mean: Float[np.ndarray, "n K"]  # of the gain in z, under each of the view's K targets
     spread: Float[np.ndarray, "n K"]
@@ -148,13 +149,21 @@ def predict(posterior: Posterior, view: View, rows: Int[np.ndarray, "n"]) -> Pre
     spread = np.sqrt(variance)
     gain = _expected(view, mean, variance)
     p_beats = t_cdf(mean / spread) @ view.weights
+    p_worth = t_cdf((mean - np.arcsinh(WORTH / view.scale)) / spread) @ view.weights
     if len(view.weights) == 1:
         low = (view.scale * np.sinh(mean - T_QUANTILE_90 * spread))[:, 0]
         high = (view.scale * np.sinh(mean + T_QUANTILE_90 * spread))[:, 0]
     else:
         low, high = _mixture_interval(view, mean, spread)
     return Prediction(
-        gain=gain, low=low, high=high, p_beats=p_beats, runs_here=runs, mean=mean, spread=spread
+        gain=gain,
+        low=low,
+        high=high,
+        p_beats=p_beats,
+        p_worth=p_worth,
+        runs_here=runs,
+        mean=mean,
+        spread=spread,
     )
 
 

@@ -136,3 +136,12 @@ def test_a_sentence_names_what_to_do(verdict: Verdict) -> None:
     }[verdict] in said
     assert "rte" in said
     assert said.endswith(".")
+
+
+def test_the_chance_of_the_usual_worth_is_that_of_any_worth(fitted: Posterior) -> None:
+    for view in (decide.known_view(fitted, 2), decide.unseen_view(fitted, np.ones(24))):
+        found = decide.predict(fitted, view, np.arange(1, 30))
+        each = [
+            decide.p_exceeds(view, m, s, decide.WORTH) for m, s in zip(found.mean, found.spread, strict=True)
+        ]
+        np.testing.assert_allclose(found.p_worth, each, rtol=1e-12)
