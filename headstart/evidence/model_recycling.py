@@ -23,7 +23,7 @@ import numpy as np
 
 from headstart.entities import CheckpointDraft, ImportBatch, ImportReport, ScoreDraft, TargetDraft
 from headstart.errors import BrokenFile, InvalidInput, TooLarge
-from headstart.evidence.damage import RowVerdict, judge_rows
+from headstart.evidence.damage import RowVerdict, judge_rows, off_grid_cells
 from headstart.evidence.published_targets import PUBLISHED_TARGETS
 from headstart.evidence.quality import gate, infer_rows_tested, printed_in_full
 from headstart.evidence.source import Missing, Progress, Source
@@ -236,8 +236,7 @@ def _test_sizes(table: _Table, vanilla: list[ScoreDraft]) -> dict[str, int]:
     for j, target in enumerate(table.targets):
         column = cells[np.isfinite(cells[:, j]), j]
         size = infer_rows_tested(runs[target], exact=exact) or _column_size(column, exact)
-        k = column * (size or 0)
-        if size and (np.abs(k - np.round(k)) < 1e-3).mean() > 0.5:
+        if size and off_grid_cells(column[:, None], np.array([float(size)])).mean() < 0.5:
             sizes[target] = size
     return sizes
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headstart.methods import METHODS
+from headstart.statistics import robust_spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -97,9 +98,8 @@ def collapsed(values: Float[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
     """
     if len(values) < 5:
         return np.zeros(len(values), dtype=bool)
-    median = np.median(values)
-    spread = 1.4826 * np.median(np.abs(values - median))
-    return np.asarray(values < median - max(COLLAPSE_POINTS / 100, COLLAPSE_MADS * spread))
+    fall = max(COLLAPSE_POINTS / 100, COLLAPSE_MADS * robust_spread(values))
+    return np.asarray(values < np.median(values) - fall)
 
 
 def majority_levels(values: Float[np.ndarray, "n"], rows_tested: int | None, center: float) -> set[float]:

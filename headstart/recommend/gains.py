@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from headstart.statistics import robust_spread
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
@@ -66,8 +68,7 @@ def seed_noise(values: Float[np.ndarray, "n"], rows_tested: float) -> float:
     neither a second run nor a test size.
     """
     median = np.median(values)
-    spread = 1.4826 * np.median(np.abs(values - median))
-    kept = values[np.abs(values - median) <= max(4 * spread, 2.0)]
+    kept = values[np.abs(values - median) <= max(4 * robust_spread(values), 2.0)]
     share = median / 100
     binomial = 1e4 * share * (1 - share) / rows_tested
     if len(kept) < 2:

@@ -67,8 +67,8 @@ class Posterior:
     cell_noise: Float[np.ndarray, "n"]  # variance of the mean over the cell's runs, in z
     cell_runs: Int[np.ndarray, "n"]
 
-    slopes: Float[np.ndarray, 3]  # b
-    typical: Float[np.ndarray, 6]  # a new target: scale, mu, s, Lm, Ls, psi
+    slopes: Float[np.ndarray, "3"]  # b
+    typical: Float[np.ndarray, "6"]  # a new target: scale, mu, s, Lm, Ls, psi
 
 
 def fit(evidence: FamilyEvidence) -> Posterior:
