@@ -11,8 +11,6 @@ another split, ambiguous cells and stale cells are quarantined.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections import defaultdict
@@ -24,6 +22,7 @@ import numpy as np
 from headstart.entities import CheckpointDraft, ImportBatch, ImportReport, ScoreDraft, TargetDraft
 from headstart.errors import BrokenFile, InvalidInput, TooLarge
 from headstart.evidence.damage import RowVerdict, judge_rows, off_grid_cells
+from headstart.evidence.lines import csv_rows
 from headstart.evidence.published_targets import PUBLISHED_TARGETS
 from headstart.evidence.quality import gate, infer_rows_tested, printed_in_full
 from headstart.evidence.source import Missing, Progress, Source
@@ -88,21 +87,12 @@ def read_results(source: Source, *, max_rows: int, progress: Progress) -> Import
 
 
 def _rows(source: Source, name: str, delimiter: str, max_rows: int) -> Iterator[tuple[int, list[str]]]:
-    """(line, fields) of a CSV file; strict UTF-8."""
-    with source.open(name) as raw:
-        text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
-        reader = csv.reader(text, delimiter=delimiter, strict=True)
-        try:
-            for count, row in enumerate(reader):
-                if count > max_rows:
-                    raise TooLarge(f"{name} has more than {max_rows} rows, the limit of one import.")
-                yield reader.line_num, row
-        except UnicodeDecodeError as e:
-            raise BrokenFile(
-                name, reader.line_num + 1, "?", f"byte {e.object[e.start]:#x} is not UTF-8."
-            ) from e
-        except csv.Error as e:
-            raise BrokenFile(name, reader.line_num, "?", f"not CSV: {e}.") from e
+    """(line, fields) of a CSV file."""
+    with source.open(name) as stream:
+        for count, (line, fields) in enumerate(csv_rows(name, stream, delimiter)):
+            if count > max_rows:
+                raise TooLarge(f"{name} has more than {max_rows} rows, the limit of one import.")
+            yield line, fields
 
 
 def _read_tested(source: Source, max_rows: int) -> _Table:

@@ -23,8 +23,6 @@ NUMBERS = frozenset({"value", "stderr", "seed", "rows_tested"})
 
 LONGEST_NAME = 512
 LARGEST_INTEGER = 2**31 - 1
-LINE = "(whole line)"
-"""Stands for the column where a line as a whole is broken."""
 
 _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control, lone surrogate, line and paragraph break
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)

@@ -6,14 +6,14 @@ there the cells of number columns are turned into numbers, and stay text where t
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import tempfile
 from typing import IO, TYPE_CHECKING, Any
 
 from headstart.errors import BrokenFile, HeadstartError, InvalidInput, TooLarge
-from headstart.evidence.table_cells import COLUMNS, LINE, NUMBERS, check_columns
+from headstart.evidence.lines import BOM, LINE, Lines, csv_rows
+from headstart.evidence.table_cells import COLUMNS, NUMBERS, check_columns
 
 if TYPE_CHECKING:
     import io
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     Rows = Iterator[tuple[int, dict[str, object]]]
 
-LONGEST_LINE = 1 << 20
 PARQUET_MAGIC = b"PAR1"
 PARQUET_ROWS = 4096  # rows held at once
 LARGEST_BATCH = 64 << 20  # bytes of those rows; names of the allowed length need a quarter
@@ -29,7 +28,6 @@ MOST_PARQUET_BYTES = 2 << 30  # unpacked, as the file itself declares
 SPOOL_BYTES = 8 << 20  # a Parquet file up to this size is read in memory, a larger one from disk
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,5})?", re.ASCII)
-_BOM = "\ufeff"
 
 
 def read_rows(name: str, stream: io.BufferedReader) -> Rows:
@@ -50,47 +48,14 @@ def _format(name: str, stream: io.BufferedReader) -> Callable[[str, io.BufferedR
         return _parquet
     if ending in {"jsonl", "ndjson", "json"}:
         return _jsonl
-    if ending != "csv" and start.removeprefix(_BOM.encode()).lstrip()[:1] in {b"{", b"["}:
+    if ending != "csv" and start.removeprefix(BOM.encode()).lstrip()[:1] in {b"{", b"["}:
         return _jsonl
     return _csv
 
 
-class _Lines:
-    """The lines of a UTF-8 file, line ends kept; `number` is that of the line given last."""
-
-    def __init__(self, name: str, stream: io.BufferedReader) -> None:
-        self._name = name
-        self._stream = stream
-        self.number = 0
-
-    def __iter__(self) -> Iterator[str]:
-        while raw := self._stream.readline(LONGEST_LINE + 1):
-            self.number += 1
-            if len(raw) > LONGEST_LINE:
-                raise self._broken(f"the line is longer than {LONGEST_LINE} bytes. Is it a table?")
-            try:
-                text = raw.decode("utf-8")
-            except UnicodeDecodeError as e:
-                where = f"byte {raw[e.start]:#04x} at position {e.start + 1}"
-                raise self._broken(f"{where} is not UTF-8. Save the file as UTF-8.") from None
-            yield text.removeprefix(_BOM) if self.number == 1 else text
-
-    def _broken(self, what: str) -> BrokenFile:
-        return BrokenFile(self._name, self.number, LINE, what)
-
-
 def _csv(name: str, stream: io.BufferedReader) -> Rows:
-    lines = _Lines(name, stream)
-    reader = csv.reader(iter(lines), strict=True)
     header: list[str] | None = None
-    while True:
-        line = lines.number + 1  # a quoted field may hold line breaks: a row is where it starts
-        try:
-            fields = next(reader, None)
-        except csv.Error as e:
-            raise BrokenFile(name, line, LINE, f"the line is not CSV: {_csv_fault(e)}.") from None
-        if fields is None:
-            break
+    for line, fields in csv_rows(name, stream):
         if not fields:  # a blank line
             continue
         if header is None:
@@ -109,15 +74,6 @@ def _csv(name: str, stream: io.BufferedReader) -> Rows:
         )
 
 
-def _csv_fault(error: csv.Error) -> str:
-    fault = str(error)
-    if "new-line character" in fault:
-        return "a carriage return without a line feed. Save it with line ends of one kind"
-    if "unexpected end" in fault:
-        return "a quote that is opened here is never closed"
-    return fault
-
-
 def _typed(column: str, text: str) -> object:
     text = text.strip()
     if not text:
@@ -128,7 +84,7 @@ def _typed(column: str, text: str) -> object:
 
 
 def _jsonl(name: str, stream: io.BufferedReader) -> Rows:
-    lines = _Lines(name, stream)
+    lines = Lines(name, stream)
     decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
     for text in lines:
         stripped = text.strip()
