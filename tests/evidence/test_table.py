@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
+from in_memory import HEADER, RECORD, ROW, Files
 from pyarrow import parquet
 
 from headstart.errors import BrokenFile, InvalidInput, TooLarge
@@ -22,38 +23,9 @@ if TYPE_CHECKING:
 
     from headstart.entities import ImportBatch
 
-HEADER = "checkpoint,family,target,method,value"
-ROW = "acme/a,roberta-base,rte,finetune,0.75"
-RECORD = {
-    "checkpoint": "acme/a",
-    "family": "roberta-base",
-    "target": "rte",
-    "method": "finetune",
-    "value": 0.75,
-}
-
-
-class Files:
-    """A source in memory."""
-
-    origin = "memory"
-
-    def __init__(self, **files: bytes) -> None:
-        self.files = {name.replace("_", "."): data for name, data in files.items()}
-
-    def names(self) -> tuple[str, ...]:
-        return tuple(sorted(self.files))
-
-    def open(self, name: str) -> io.BufferedReader:
-        return io.BufferedReader(io.BytesIO(self.files[name]))  # type: ignore[arg-type]
-
-    def fraction(self) -> float:
-        return 0.5
-
 
 def read(data: bytes | str, name: str = "t.csv", max_rows: int = 1000) -> ImportBatch:
-    source = Files()
-    source.files[name] = data.encode() if isinstance(data, str) else data
+    source = Files({name: data.encode() if isinstance(data, str) else data})
     return read_table(source, name, max_rows=max_rows, progress=lambda *_: None)
 
 
@@ -170,7 +142,9 @@ def test_a_percentage_is_suspect_and_not_broken() -> None:
 
 
 def test_a_folder_is_read_as_one_table() -> None:
-    source = Files(b_csv=csv_of(ROW).encode(), a_jsonl=jsonl_of(RECORD).encode(), README_md=b"# Scores")
+    source = Files(
+        {"b.csv": csv_of(ROW).encode(), "a.jsonl": jsonl_of(RECORD).encode(), "README.md": b"# Scores"}
+    )
     stages: list[tuple[float, str]] = []
     batch = read_tables(source, max_rows=10, progress=lambda *step: stages.append(step))
     assert [(s.seed, s.provenance["file"]) for s in batch.scores] == [(0, "a.jsonl"), (1, "b.csv")]
@@ -182,12 +156,12 @@ def test_a_folder_is_read_as_one_table() -> None:
     ]
     assert [share for share, _ in stages] == sorted(share for share, _ in stages)
     with pytest.raises(InvalidInput, match=r"\.csv, \.jsonl"):
-        read_tables(Files(a_md=b"", b_md=b""), max_rows=10, progress=lambda *_: None)
+        read_tables(Files({"a.md": b"", "b.md": b""}), max_rows=10, progress=lambda *_: None)
 
 
 def test_many_rows_of_parquet_are_read_in_batches() -> None:
     columns = {key: [value] * 10_000 for key, value in RECORD.items()}
-    source = Files(t_parquet=parquet_of(**columns, seed=list(range(10_000))))
+    source = Files({"t.parquet": parquet_of(**columns, seed=list(range(10_000)))})
     stages: list[str] = []
     batch = read_tables(source, max_rows=10_000, progress=lambda _, stage: stages.append(stage))
     assert len(batch.scores) == 10_000

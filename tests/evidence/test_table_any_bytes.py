@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from in_memory import HEADER, RECORD, ROW, Files
 from pyarrow import parquet
 
 from headstart.errors import HeadstartError
@@ -18,37 +19,9 @@ from headstart.evidence.table import read_table
 if TYPE_CHECKING:
     from headstart.entities import ImportBatch
 
-HEADER = "checkpoint,family,target,method,value"
-ROW = "acme/a,roberta-base,rte,finetune,0.75"
-RECORD = {
-    "checkpoint": "acme/a",
-    "family": "roberta-base",
-    "target": "rte",
-    "method": "finetune",
-    "value": 0.75,
-}
-
-
-class OneFile:
-    """A source of one file in memory."""
-
-    origin = "memory"
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def names(self) -> tuple[str, ...]:
-        return ()
-
-    def open(self, name: str) -> io.BufferedReader:
-        return io.BufferedReader(io.BytesIO(self._data))  # type: ignore[arg-type]
-
-    def fraction(self) -> float:
-        return 0.0
-
 
 def read(data: bytes, name: str) -> ImportBatch:
-    return read_table(OneFile(data), name, max_rows=50, progress=lambda *_: None)
+    return read_table(Files({name: data}), name, max_rows=50, progress=lambda *_: None)
 
 
 def csv_of(*rows: str, header: str = HEADER) -> bytes:
