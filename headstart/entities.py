@@ -178,6 +178,167 @@ class Import:
     finished_at: datetime | None
 
 
+class JobState(StrEnum):
+    """The life of a job: queued -> running -> succeeded | failed | cancelled; or running -> queued again."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a job did not succeed, for a person and for a program."""
+
+    name: str  # stable, see headstart.failures
+    sentence: str  # what happened
+    remedy: str  # what to do
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a job is."""
+
+    fraction: float = 0.0  # 0..1
+    stage: str = ""  # what it is doing, in words
+    message: str = ""  # the newest thing worth saying
+    seconds_left: float | None = None  # None: it cannot tell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobDraft:
+    """One intention to measure, checked, before it has an id."""
+
+    method: str
+    method_version: str
+    checkpoint_id: int | None
+    target_id: int | None
+    params: dict[str, Any]  # all of them, defaults filled in: their digest is in the key
+    seed: int = 0
+    queue: str = "cpu"
+    priority: int = 0  # higher is sooner; within one priority the older is first
+    webhook: str | None = None  # told when the job has ended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One intention to measure, with a state."""
+
+    id: int
+    method: str
+    method_version: str
+    checkpoint_id: int | None
+    checkpoint: str | None
+    family: str | None
+    target_id: int | None
+    target: str | None
+    params: dict[str, Any]
+    seed: int
+    queue: str
+    priority: int
+    state: JobState
+    attempt: int  # fencing token: raised by every claim
+    last_attempt: int  # the attempt after which a failure is final
+    cancel_requested: bool
+    progress: Progress
+    failure: Failure | None  # of the newest attempt that failed; kept while the job waits to be tried again
+    score_id: int | None
+    result: dict[str, Any] | None  # what it made beside a score
+    seconds: float | None  # that the newest ended attempt ran
+    request_id: str  # of the request that submitted it: finds both in the logs
+    revision: int  # raised by every change, of progress too
+    created_at: datetime
+    started_at: datetime | None  # of the newest attempt
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEvent:
+    """A change of a job's state, or (the newest one alone) of its progress."""
+
+    job_id: int
+    revision: int
+    at: datetime
+    state: JobState
+    attempt: int
+    progress: Progress
+    failure: str | None  # its name, where an attempt failed
+
+
+class SubmissionStatus(StrEnum):
+    """What became of a request to measure."""
+
+    QUEUED = "queued"  # a new job
+    JOINED = "joined"  # an equal job waits or runs, or ended as not applicable
+    SCORED = "scored"  # the score is stored already
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What became of a request to measure: a job, or the score that answers it."""
+
+    status: SubmissionStatus
+    job: Job | None
+    score: Score | None
+
+
+class Heartbeat(StrEnum):
+    """What the store answers to a running attempt."""
+
+    GO_ON = "go_on"
+    CANCEL = "cancel"  # the user wants it stopped
+    LOST = "lost"  # another attempt holds the job, or it has ended: stop, and change nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobCounts:
+    """The jobs at a glance."""
+
+    by_state: dict[str, int]
+    by_failure: dict[str, int]  # failed jobs by the name of their failure
+    depth: dict[str, int]  # queue -> jobs waiting
+    oldest_seconds: dict[str, float]  # queue -> how long its oldest waiting job has been due
+    succeeded: dict[str, tuple[int, float]]  # method -> (jobs, seconds they ran in all)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """A bearer key, without its secret."""
+
+    id: int
+    name: str
+    scope: str  # "read" | "run" | "admin", each holding the ones before it
+    shown: str  # its first characters, to recognise it by
+    digest: str  # SHA-256 of the whole
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class DeliveryState(StrEnum):
+    """The life of a webhook: waiting (for its job) -> pending -> delivered | failed."""
+
+    WAITING = "waiting"
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One webhook of one job: where to, how far, and every try."""
+
+    id: int
+    job_id: int
+    url: str
+    state: DeliveryState
+    tries: int  # since it became pending
+    next_at: datetime | None  # when it is tried next
+    log: tuple[dict[str, Any], ...]  # {"at", "status", "error", "seconds"} of each try, oldest first
+    created_at: datetime
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PosteriorRow:
     """A fitted posterior as the store keeps it: opaque bytes under a version and a digest."""

@@ -1,9 +1,34 @@
-"""What a method declares about itself."""
+"""What a method declares about itself, and what it returns."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from headstart.workbench import Workbench
+
+ON_GPU = frozenset({"features", "finetune", "loss_chains"})  # ingredients that a GPU makes faster
+
+
+class Params(BaseModel):
+    """Base of every method's parameters. All of them, defaults filled in, make up a score's protocol."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What one run of a method found."""
+
+    value: float  # in the unit and range of the method
+    stderr: float | None = None
+    rows_tested: int | None = None
+    details: dict[str, Any] = field(default_factory=dict)  # diagnostics; they become the score's provenance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,3 +55,10 @@ class Method:
     needs: tuple[str, ...]  # ingredients, dearest first
     source: Source
     summary: str  # one sentence for GET /methods
+    params: type[Params] = Params
+    run: Callable[[Workbench, Any], Measurement] | None = None  # None: scores are imported, not measured here
+
+    @property
+    def queue(self) -> Literal["cpu", "gpu"]:
+        """Where its jobs wait: with the workers that have a GPU, if it needs what a GPU makes faster."""
+        return "gpu" if ON_GPU.intersection(self.needs) else "cpu"

@@ -26,7 +26,29 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to serve on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to serve on; 0 picks a free one.")
     open_bind: bool = Field(
-        False, description="Allow serving on other than a loopback address. There are no API keys yet."
+        False,
+        description="Serve others without API keys, since something in front checks who asks.",
+    )
+    hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Further names under which a service without keys may be asked, separated by ','."
+    )
+    rate_limit: int = Field(
+        6000, ge=0, description="Requests per minute of one API key to one process; 0: no limit."
+    )
+    broker: SecretStr = Field(
+        SecretStr(""),
+        description="redis://... that rings Celery workers; empty: workers look for themselves.",
+    )
+    methods: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Further methods, as Python modules with a METHOD, separated by ','."
+    )
+    job_seconds: float = Field(6 * 3600.0, gt=0, description="Longest a job may run.")
+    job_attempts: int = Field(3, ge=1, description="How often a job is tried where trying again can help.")
+    scratch: Path = Field(
+        Path(".headstart/scratch"), description="Folder where jobs keep what a later attempt goes on from."
+    )
+    webhook_secret: SecretStr = Field(
+        SecretStr(""), description="Signs webhooks; empty: jobs with a webhook are refused."
     )
     starter: str = Field(
         MODEL_RECYCLING,
@@ -39,13 +61,20 @@ class Settings(BaseSettings):
         (), description="Folders that POST /imports may read from, separated by ':'."
     )
     allow_private_urls: bool = Field(
-        False, description="Let POST /imports fetch from private and loopback addresses."
+        False, description="Let imports and webhooks connect to private and loopback addresses."
     )
     max_body_bytes: int = Field(1 << 20, description="Largest request body, uploads apart.")
     max_upload_bytes: int = Field(256 << 20, description="Largest POST /imports upload.")
     max_import_rows: int = Field(1_000_000, description="Most rows one import may hold.")
     snapshot_seconds: float = Field(1.0, gt=0, description="How often to look for new evidence.")
     lease_seconds: float = Field(60.0, gt=0, description="How long an unrenewed claim holds.")
+
+    @field_validator("hosts", "methods", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
 
     @field_validator("roots", mode="before")
     @classmethod

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
+from headstart.errors import InvalidInput
+from headstart.method import Method
 from headstart.methods import finetune, linear_probe
 
 if TYPE_CHECKING:
-    from headstart.method import Method
+    from collections.abc import Sequence
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -17,4 +20,27 @@ METHODS: dict[str, Method] = {
     )
 }
 
-__all__ = ["METHODS"]
+
+def known_methods(modules: Sequence[str]) -> dict[str, Method]:
+    """All methods by name: our own, and the METHOD of each module the settings name.
+
+    Raises InvalidInput for a module that cannot be imported, has no METHOD, or takes a name that is taken.
+    """
+    known = dict(METHODS)
+    for name in modules:
+        try:
+            method = import_module(name).METHOD
+        except (ImportError, AttributeError) as error:
+            raise InvalidInput(
+                f"HEADSTART_METHODS names {name!r}, which cannot be used: {error}. It has to be an "
+                "importable module with a METHOD."
+            ) from None
+        if not isinstance(method, Method) or method.name in known:
+            raise InvalidInput(
+                f"HEADSTART_METHODS names {name!r}, whose METHOD is no Method or takes a name that is taken."
+            )
+        known[method.name] = method
+    return known
+
+
+__all__ = ["METHODS", "known_methods"]

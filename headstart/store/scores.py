@@ -10,19 +10,20 @@ from sqlalchemy import func, select, update
 
 from headstart.entities import Score
 from headstart.errors import Conflict
+from headstart.store.bulk import in_chunks
 from headstart.store.catalogue import family_id, row_of
 from headstart.store.engine import EVIDENCE_LOCK, lock
 from headstart.store.paging import read_page
 from headstart.store.tables import IN_FORCE, KEY, checkpoints, evidence, families, scores, targets
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import Connection, Row, Select
 
     from headstart.entities import Page
 
-_SCORES = (
+_SCORES: Select[Any] = (
     select(
         scores.c.id,
         scores.c.checkpoint_id,
@@ -64,6 +65,14 @@ def params_digest(params: Mapping[str, Any]) -> str:
 def read_score(connection: Connection, score_id: int) -> Score:
     """The score of this id."""
     return _score(row_of(connection, _SCORES, scores, "score", score_id))
+
+
+def read_scores(connection: Connection, score_ids: Iterable[int]) -> dict[int, Score]:
+    """The scores of these ids."""
+    found: dict[int, Score] = {}
+    for chunk in in_chunks(score_ids):
+        found |= {row.id: _score(row) for row in connection.execute(_SCORES.where(scores.c.id.in_(chunk)))}
+    return found
 
 
 def page_of_scores(

@@ -21,6 +21,12 @@ Contract
   draft in force whose key another value holds in force is stored in quarantine as "contradicts", with
   a note naming that score. Two at once are serialised by a lock (SQLite: BEGIN IMMEDIATE; Postgres: an
   advisory transaction lock) and both end right.
+* A job is claimed by compare-and-set, like an import; heartbeat, finish, fail and release of an attempt
+  that is no longer the current one change nothing and say so. Its score and its end are one transaction.
+  At most one job of a key (what makes two jobs the same measurement) waits or runs; asking for it again
+  joins it, and asking for what is scored returns the score. Ended jobs are kept. `revision` rises with
+  every change. Leases and stamps of jobs are the database's time on Postgres, so that machines whose
+  clocks differ agree.
 * Values are checked finite before they arrive; a non-finite one raises ValueError (a bug of ours).
 * Times in and out are aware UTC datetimes. `clock` is an argument so that tests freeze it.
 * Raises: NotFound (unknown id or name, with the nearest names), Conflict, InvalidInput (a page token
@@ -32,29 +38,21 @@ Contract
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from headstart.errors import StoreUnavailable
 from headstart.store import catalogue, imports, ingest, posteriors, requests, scores, uploads
-from headstart.store.engine import (
-    EVIDENCE_LOCK,
-    in_memory,
-    lock,
-    open_engine,
-    parse_url,
-    reading,
-    transaction,
-    writing,
-)
+from headstart.store.delivery_verbs import DeliveryVerbs
+from headstart.store.engine import EVIDENCE_LOCK, in_memory, lock
 from headstart.store.evidence import read_evidence
+from headstart.store.job_verbs import JobVerbs
+from headstart.store.key_verbs import KeyVerbs
 from headstart.store.schema import SCHEMA_REVISION, revision_of, upgrade_engine, wrong_revision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
-
-    from sqlalchemy import Connection
+    from datetime import datetime
 
     from headstart.entities import (
         Catalogue,
@@ -71,29 +69,16 @@ if TYPE_CHECKING:
     from headstart.recommend.evidence import FamilyEvidence
 
 
-class Store:
+class Store(JobVerbs, KeyVerbs, DeliveryVerbs):
     """A store behind a SQLAlchemy URL. The schema must be at head (see `upgrade_schema`).
 
     A store in memory ("sqlite://") upgrades itself, and is gone when it is closed.
     """
 
-    def __init__(self, url: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        parsed = parse_url(url)
-        self._clock = clock
-        self._engine = open_engine(parsed)
-        self._reader, self._writer = reading(self._engine), writing(self._engine)
-        if in_memory(parsed):
+    def __init__(self, url: str, clock: Callable[[], datetime] | None = None) -> None:
+        super().__init__(url, clock)
+        if in_memory(self.url):
             upgrade_engine(self._engine)
-
-    def close(self) -> None:
-        """Close every connection. Verbs must have returned."""
-        self._engine.dispose()
-
-    def _read(self) -> AbstractContextManager[Connection]:
-        return transaction(self._reader)
-
-    def _write(self) -> AbstractContextManager[Connection]:
-        return transaction(self._writer)
 
     # health
 

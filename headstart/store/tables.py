@@ -21,6 +21,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.types import TypeDecorator
 
@@ -233,4 +234,105 @@ requests = Table(
     Column("headers", JSON(none_as_null=True)),
     Column("body", LargeBinary),
     Index(None, "expires_at"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("method", Name, nullable=False),
+    Column("method_version", Name, nullable=False),
+    Column("checkpoint_id", BigId, ForeignKey("checkpoints.id")),
+    Column("target_id", BigId, ForeignKey("targets.id")),
+    Column("params", JSON, nullable=False),
+    Column("params_digest", Name, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("key", Name, nullable=False),  # digest of all that makes two jobs the same measurement
+    Column("queue", Name, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("state", PlainText, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("last_attempt", Integer, nullable=False),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("run_after", UtcDateTime, nullable=False),
+    Column("rung_at", UtcDateTime, nullable=False),
+    Column("lease_until", UtcDateTime),
+    Column("progress", Double, nullable=False),
+    Column("stage", PlainText, nullable=False),
+    Column("message", PlainText, nullable=False),
+    Column("seconds_left", Double),
+    Column("failure_name", PlainText),
+    Column("failure_sentence", PlainText),
+    Column("failure_remedy", PlainText),
+    Column("score_id", BigId, ForeignKey("scores.id")),
+    Column("result", JSON(none_as_null=True)),
+    Column("seconds", Double),  # that the newest ended attempt ran
+    Column("has_webhook", Boolean, nullable=False),
+    Column("request_id", PlainText, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("finished_at", UtcDateTime),
+    CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="state"),
+    Index(None, "key"),
+    sqlite_autoincrement=True,
+)
+ALIVE = jobs.c.state.in_(("queued", "running"))
+_alive = text("state IN ('queued', 'running')")
+_queued = text("state = 'queued'")
+_running = text("state = 'running'")
+Index("uq_jobs_alive", jobs.c.key, unique=True, sqlite_where=_alive, postgresql_where=_alive)
+Index("ix_jobs_in_line", jobs.c.priority.desc(), jobs.c.id, sqlite_where=_queued, postgresql_where=_queued)
+Index("ix_jobs_lease", jobs.c.lease_until, sqlite_where=_running, postgresql_where=_running)
+
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("job_id", BigId, ForeignKey("jobs.id"), primary_key=True),
+    Column("revision", Integer, primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("state", PlainText, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("failure", PlainText),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("job_id", BigId, ForeignKey("jobs.id"), nullable=False),
+    Column("url", Name, nullable=False),
+    Column("state", PlainText, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("next_at", UtcDateTime),
+    Column("log", JSON, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    CheckConstraint("state IN ('waiting', 'pending', 'delivered', 'failed')", name="state"),
+    UniqueConstraint("job_id", "url"),
+    sqlite_autoincrement=True,
+)
+_pending = text("state = 'pending'")
+Index("ix_deliveries_next_at", deliveries.c.next_at, sqlite_where=_pending, postgresql_where=_pending)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("name", Name, nullable=False),
+    Column("scope", PlainText, nullable=False),
+    Column("shown", PlainText, nullable=False),
+    Column("digest", Name, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("revoked_at", UtcDateTime),
+    CheckConstraint("scope IN ('read', 'run', 'admin')", name="scope"),
+    UniqueConstraint("name"),
+    UniqueConstraint("digest"),
+    sqlite_autoincrement=True,
+)
+
+turns = Table(
+    "turns",
+    metadata,
+    Column("name", Name, primary_key=True),
+    Column("until", UtcDateTime, nullable=False),
 )
