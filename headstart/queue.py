@@ -1,7 +1,7 @@
 """The queue is a doorbell: it wakes a worker, and the store says what there is to do.
 
-A message carries a job's id and nothing else. Losing or repeating one changes nothing: whoever is woken claims
-the job first in line, and what nobody was woken for is rung again (`headstart.upkeep`).
+A message carries a job's id and nothing else. Losing or repeating one changes nothing: whoever is woken
+claims the job first in line, and what nobody was woken for is rung again (`headstart.upkeep`).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class CeleryQueue:
                     self._app.send_task(
                         RUN_JOB, (job_id,), queue=queue, producer=producer, ignore_result=True, retry=False
                     )
-        except Exception as error:  # noqa: BLE001 - a broker may fail in the manner of any library below it
+        except Exception as error:
             if not _of_the_broker(error):
                 raise
             return False
@@ -68,7 +68,7 @@ class CeleryQueue:
         try:
             with self._app.connection_or_acquire() as connection:
                 return int(connection.default_channel.client.llen(queue))
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:
             if not _of_the_broker(error):
                 raise
             return None
@@ -80,7 +80,7 @@ def open_queue(broker: str) -> Queue:
 
 
 def celery_app(broker: str, job_seconds: float = 6 * 3600.0) -> Celery:
-    """The Celery app as sender and worker both need it: JSON, late acks, one message at a time, no results."""
+    """The Celery app as sender and worker both need it: JSON, late acks, one at a time, no results."""
     from celery import Celery  # noqa: PLC0415 - a third of a second, for those alone who have a broker
     from kombu import Queue as Line  # noqa: PLC0415
 
