@@ -6,7 +6,9 @@ HeadstartError                  a sentence for a person, with a stable `code`
 │   └── BrokenFile              a file with a broken row: line and column are named
 ├── Conflict                    right in itself, but at odds with what the store holds
 ├── TooLarge                    over a stated limit
-├── Forbidden                   a path or address outside what the settings allow
+├── Unauthorized                no API key where one is needed, or one that is not in force
+├── Forbidden                   what the API key's scope, or the settings, do not allow
+├── RateLimited                 more requests than an API key may send
 ├── Unreachable                 a source that cannot be read (network, missing file)
 │   └── Missing                 the source answers and has no such file (headstart.evidence.source)
 └── StoreUnavailable            the database does not answer or has another schema
@@ -87,10 +89,26 @@ class TooLarge(HeadstartError):
     code = "too_large"
 
 
+class Unauthorized(HeadstartError):
+    """No API key where one is needed, or one that is not in force."""
+
+    code = "unauthorized"
+
+
 class Forbidden(HeadstartError):
-    """A path or address outside what the settings allow."""
+    """What the API key's scope, or the settings, do not allow."""
 
     code = "forbidden"
+
+
+class RateLimited(HeadstartError):
+    """More requests than an API key may send."""
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after  # seconds
 
 
 class Unreachable(HeadstartError):
@@ -105,7 +123,7 @@ class StoreUnavailable(HeadstartError):
     code = "store_unavailable"
 
 
-_LISTED = {"family": "/families"}
+_LISTED = {"family": "/families", "delivery": "/deliveries"}
 
 
 def nearest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:

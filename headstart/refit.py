@@ -10,6 +10,13 @@ if TYPE_CHECKING:
     from headstart.store import Store
 
 
+def is_stale(store: Store) -> bool:
+    """Whether any family's newest posterior is older than the evidence."""
+    version = store.evidence_version()
+    newest = store.newest_posteriors(FORMAT)
+    return any(newest.get(family.name, (0, -1))[1] < version for family in store.families())
+
+
 def refit_stale(store: Store) -> int:
     """Fit every family whose newest posterior is older than the evidence; return how many were fitted.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,6 +45,12 @@ class Settings(BaseSettings):
     )
     job_seconds: float = Field(6 * 3600.0, gt=0, description="Longest a job may run.")
     job_attempts: int = Field(3, ge=1, description="How often a job is tried where trying again can help.")
+    retry_seconds: float = Field(
+        5.0, gt=0, description="Before the second attempt at a job; doubled for each further one."
+    )
+    concurrency: int = Field(
+        0, ge=0, description="Jobs a worker runs at a time; 0: one for each GPU it may see, or one."
+    )
     scratch: Path = Field(
         Path(".headstart/scratch"), description="Folder where jobs keep what a later attempt goes on from."
     )
@@ -67,13 +74,26 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(256 << 20, description="Largest POST /imports upload.")
     max_import_rows: int = Field(1_000_000, description="Most rows one import may hold.")
     snapshot_seconds: float = Field(1.0, gt=0, description="How often to look for new evidence.")
-    lease_seconds: float = Field(60.0, gt=0, description="How long an unrenewed claim holds.")
+    lease_seconds: float = Field(
+        60.0, gt=0, description="How long an unrenewed claim on an import or a job holds."
+    )
 
     @field_validator("hosts", "methods", mode="before")
     @classmethod
     def _split_names(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _decodable(cls, value: SecretStr) -> SecretStr:
+        secret = value.get_secret_value()
+        if secret.startswith("whsec_"):
+            try:
+                base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+            except ValueError:
+                raise ValueError("what follows whsec_ is not base64") from None
         return value
 
     @field_validator("roots", mode="before")

@@ -20,7 +20,8 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 Errors = Sequence[Mapping[str, Any]]
 
 _SUBJECT = re.compile(r"^(Input|String|Value|List|Dictionary|Number|Object) should ")
-_UNION_TAG = re.compile(r"(constrained-)?(str|int|float|bool)|none|function-.*")  # pydantic's, not the user's
+# pydantic's words, not the user's
+_UNION_TAG = re.compile(r"(constrained-)?(str|int|float|bool)|none|function-.*|(str-enum|literal)\[.*\]")
 _JSON_TYPE = re.compile(r"application/(json|[\w.+-]+\+json)\s*(;.*)?", re.IGNORECASE)
 
 

@@ -1,6 +1,7 @@
-"""`python -m worker`: drains the store of imports and stale posteriors until it is told to stop.
+"""`python -m worker`: runs jobs, imports and refits from the store until told to stop, without a broker.
 
-Any number may run beside each other and beside the service; the claim in the store decides who works.
+Any number may run beside each other, beside Celery workers and beside the service; the claims in the store
+decide who works. SIGTERM and Ctrl-C give the jobs in hand back to the line.
 """
 
 from __future__ import annotations
@@ -13,40 +14,38 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from headstart.errors import StoreUnavailable
-from headstart.evidence.ingest import ImportLimits, begin_starter, run_next
+from headstart.errors import HeadstartError
+from headstart.evidence.ingest import ImportLimits, run_next
+from headstart.logs import configure_logs
+from headstart.methods import known_methods
+from headstart.queue import QUEUES, open_queue
 from headstart.refit import refit_stale
 from headstart.settings import Settings
 from headstart.store import Store
+from worker.crew import Crew
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-POLL_SECONDS = 1.0
-RETRY_SECONDS = 5.0  # while the store does not answer
 
 log = structlog.get_logger("worker")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the worker and return its exit status: 0, or 1 when the store cannot be used."""
-    parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--once", action="store_true", help="drain the store and exit")
-    mode.add_argument("--check", action="store_true", help="tell whether the store can be used, and exit")
-    options = parser.parse_args(arguments)
-
+    """Run the worker and return its exit status: 0, or 1 when it cannot begin."""
+    options = _options(arguments)
+    configure_logs(json_lines=not options.quiet)
     settings = Settings()
-    limits = ImportLimits.from_settings(settings)
     store = Store(settings.store.get_secret_value())
     try:
-        if options.check or options.once:
+        known_methods(settings.methods)
+        if options.check:
             store.ping()
-        if options.once:
-            drain(store, limits, threading.Event())
-        elif not options.check:
-            work(store, limits, _stopped_by_signal())
-    except StoreUnavailable as e:
+        elif options.once:
+            store.ping()
+            _once(store, settings, options.queues)
+        else:
+            _until_told(store, settings, options.queues)
+    except HeadstartError as e:
         print(e.message, file=sys.stderr)
         return 1
     finally:
@@ -54,39 +53,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def work(store: Store, limits: ImportLimits, stop: threading.Event) -> None:
-    """Drain the store again and again until `stop` is set; what fails is logged and does not end it."""
-    log.info("worker started")
-    while not stop.is_set():
-        pause = POLL_SECONDS
-        try:
-            store.ping()
-            begin_starter(store, limits.starter)
-            drain(store, limits, stop)
-        except StoreUnavailable as e:
-            log.warning("store unavailable", reason=e.message, retry_seconds=RETRY_SECONDS)
-            pause = RETRY_SECONDS
-        except Exception:
-            log.exception("work failed")
-        stop.wait(pause)
-    log.info("worker stopped")
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--once", action="store_true", help="do what waits and exit")
+    mode.add_argument("--check", action="store_true", help="tell whether the store can be used, and exit")
+    parser.add_argument(
+        "--queues",
+        type=_queues,
+        default=QUEUES,
+        help="which jobs to run, separated by ',' (default: cpu,gpu)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="log warnings only, in words")
+    return parser.parse_args(arguments)
 
 
-def drain(store: Store, limits: ImportLimits, stop: threading.Event) -> None:
-    """Run every waiting import and refit what they made stale, or return early when `stop` is set."""
-    while not stop.is_set() and run_next(store, limits):
-        log.info("import done")
-    if not stop.is_set() and (refitted := refit_stale(store)):
-        log.info("refitted", families=refitted)
+def _queues(given: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in given.split(","))
+    if unknown := set(names) - set(QUEUES):
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: choose from {', '.join(QUEUES)}")
+    return names
 
 
-def _stopped_by_signal() -> threading.Event:
-    """An event that SIGTERM or SIGINT sets; work in progress is finished first."""
-    stop = threading.Event()
+def _until_told(store: Store, settings: Settings, queues: Sequence[str]) -> None:
+    crew = Crew(store, settings, open_queue(settings.broker.get_secret_value()), log)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
+        signal.signal(number, lambda *_: crew.stop())
+    crew.start()
+    log.info("worker_started", runners=crew.size, queues=list(queues))
+    try:
+        crew.drain(queues)
+    finally:
+        crew.close()
+    log.info("worker_stopped")
+
+
+def _once(store: Store, settings: Settings, queues: Sequence[str]) -> None:
+    """Run every waiting import and job, and refit what they made stale."""
+    crew = Crew(store, settings, open_queue(""), log)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: crew.stop())
+    limits = ImportLimits.from_settings(settings)
+    try:
+        while run_next(store, limits):
+            log.info("import_done")
+        while crew.run_next(queues):
+            pass
+        if refitted := refit_stale(store):
+            log.info("refitted", families=refitted)
+    finally:
+        crew.close()
 
 
 if __name__ == "__main__":
+    threading.current_thread().name = "worker"
     sys.exit(main())

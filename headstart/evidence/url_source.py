@@ -1,22 +1,18 @@
 """Files behind an http(s) address, fetched without trusting where the address leads.
 
-A URL comes from a request, so it must not reach what only this machine can reach. The name is resolved
-here, every address it resolves to is checked, and the connection goes to a checked address itself: the
-name is not looked up a second time, so a DNS answer that changes in between changes nothing. Redirects
-are followed by hand and each hop is checked the same way. Proxies from the environment are not used,
-since behind a proxy the check would mean nothing.
+Every connection goes to a checked address (`headstart.addresses`). Redirects are followed by hand, and each
+hop is checked the same way.
 """
 
 from __future__ import annotations
 
-import socket
 import time
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import httpx
 
+from headstart.addresses import http_url, pinned, reason
 from headstart.errors import Forbidden, InvalidInput, TooLarge, Unreachable
 from headstart.evidence.source import Missing, StreamedSource
 from headstart.evidence.streams import RawFile
@@ -29,9 +25,6 @@ CONNECT_SECONDS = 10.0
 SILENT_SECONDS = 30.0  # longest wait for the next bytes
 MOST_SECONDS = 900.0  # for a whole file, however steadily it drips
 FILE_ENDINGS = (".csv", ".jsonl", ".ndjson", ".json", ".parquet", ".gz")
-NAT64 = IPv6Network("64:ff9b::/96")
-
-Address = IPv4Address | IPv6Address
 
 
 class UrlSource(StreamedSource):
@@ -87,7 +80,7 @@ class UrlSource(StreamedSource):
             location = response.headers.get("location", "")
             try:
                 following = _checked_url(str(url.join(location)))
-            except (httpx.InvalidURL, InvalidInput) as e:
+            except (httpx.InvalidURL, InvalidInput, ValueError) as e:
                 raise Unreachable(f"{url} redirects to {location[:200]!r}, which is no address.") from e
             if url.scheme == "https" and following.scheme != "https":
                 raise Forbidden(f"{url} redirects from https to http. Give the final address itself.")
@@ -95,73 +88,30 @@ class UrlSource(StreamedSource):
         raise Unreachable(f"{url} redirects more than {MOST_REDIRECTS} times. Give the final address.")
 
     def _get(self, client: httpx.Client, url: httpx.URL) -> httpx.Response:
-        """Send a GET to a checked address of the host; Host and SNI keep the name."""
+        """Send a GET to the first address of the host that takes the connection."""
+        headers = {"Accept-Encoding": "identity"}
+        try:
+            requests = pinned(client, "GET", url, allow_private=self._allow_private, headers=headers)
+        except Forbidden as e:
+            raise Forbidden(f"{e.message} Or upload the files.") from e
         failure: httpx.HTTPError | None = None
-        for address in resolve(url, allow_private=self._allow_private):
-            request = client.build_request(
-                "GET",
-                url.copy_with(host=str(address)),
-                headers={"Host": url.netloc.decode("ascii"), "Accept-Encoding": "identity"},
-                extensions={"sni_hostname": url.raw_host.decode("ascii")},
-            )
+        for request in requests:
             try:
                 return client.send(request, stream=True)
             except (httpx.ConnectError, httpx.ConnectTimeout) as e:
                 failure = e
             except httpx.HTTPError as e:
-                raise Unreachable(f"{url} cannot be read: {_why(e)}.") from e
-        raise Unreachable(f"{url} cannot be read: {_why(failure)}.") from failure
-
-
-def resolve(url: httpx.URL, *, allow_private: bool) -> tuple[Address, ...]:
-    """Return the addresses of the URL's host.
-
-    Raises: Unreachable (unknown name), Forbidden (any of them is not public, unless `allow_private`).
-    """
-    host = url.raw_host.decode("ascii")
-    try:
-        found = socket.getaddrinfo(host, url.port or 0, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as e:
-        raise Unreachable(f"The host {host!r} of {url} cannot be found.") from e
-    addresses = tuple(dict.fromkeys(ip_address(str(entry[4][0])) for entry in found))
-    for address in addresses:
-        if not allow_private and not is_public(address):
-            raise Forbidden(
-                f"{host!r} leads to {address}, which is not a public address. Upload the files, "
-                "or set HEADSTART_ALLOW_PRIVATE_URLS=true."
-            )
-    return addresses
-
-
-def is_public(address: Address) -> bool:
-    """Whether an address is on the public internet; IPv4 addresses inside IPv6 ones are looked into."""
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped is not None:
-            return is_public(address.ipv4_mapped)
-        if address.teredo is not None:
-            return False
-        inner = address.sixtofour
-        if address in NAT64:
-            inner = IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(inner)
-        if address.is_site_local:
-            return False
-    return address.is_global and not address.is_multicast and not address.is_reserved
+                raise Unreachable(f"{url} cannot be read: {reason(e)}.") from e
+        raise Unreachable(f"{url} cannot be read: {reason(failure)}.") from failure
 
 
 def _checked_url(text: str) -> httpx.URL:
-    try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL as e:
-        raise InvalidInput(f"{text[:200]!r} is not a URL: {e}.") from e
-    if url.scheme not in {"http", "https"} or not url.host:
-        raise InvalidInput(f"{text[:200]!r} is not an http or https address. Give one, or upload the files.")
+    url = http_url(text)
     if url.userinfo:
         raise InvalidInput(
             "The URL holds a user name or password, and imports are listed with their URL. Upload the files."
         )
-    return url.copy_with(fragment=None)
+    return url
 
 
 def _check_status(response: httpx.Response, url: httpx.URL) -> None:
@@ -182,10 +132,4 @@ def _body(response: httpx.Response, url: httpx.URL) -> Iterator[bytes]:
                 raise TooLarge(f"{url} took more than {MOST_SECONDS:g} s to read. Upload the file instead.")
             yield chunk
     except httpx.HTTPError as e:
-        raise Unreachable(f"{url} broke off: {_why(e)}.") from e
-
-
-def _why(error: httpx.HTTPError | None) -> str:
-    if isinstance(error, httpx.TimeoutException):
-        return "no answer in time"
-    return str(error).rstrip(".") or type(error).__name__
+        raise Unreachable(f"{url} broke off: {reason(e)}.") from e

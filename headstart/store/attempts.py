@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import math
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, insert, select, update
+from sqlalchemy import and_, func, insert, select, update
 
-from headstart.entities import Heartbeat, JobState
+from headstart.entities import Heartbeat, JobState, Progress
 from headstart.failures import WorkerLost
+from headstart.store import job_statements as statements
 from headstart.store.engine import EVIDENCE_LOCK, lock
-from headstart.store.jobs import move, note_move, progress_columns, read
+from headstart.store.job_statements import times
+from headstart.store.jobs import move, note_move, progress_columns, read, storable
 from headstart.store.scores import raise_version
 from headstart.store.tables import IN_FORCE, KEY, jobs, scores
 
@@ -19,40 +22,17 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, Row, Select
 
-    from headstart.entities import Failure, Job, Progress
+    from headstart.entities import Failure, Job
     from headstart.method import Measurement
     from headstart.store.transactions import Moment
 
 CONTRADICTS = "contradicts"
-_MOVED = (jobs.c.id, jobs.c.revision, jobs.c.state, jobs.c.attempt, jobs.c.has_webhook)
 
 
 def claim(connection: Connection, queues: Sequence[str], lease_seconds: float, now: Moment) -> Job | None:
-    """Take the job first in line: highest priority, then oldest, of those that are due."""
-    # SKIP LOCKED: of two claimers one takes this job and the other the next one; neither waits.
-    first = (
-        select(jobs.c.id)
-        .where(jobs.c.state == JobState.QUEUED, jobs.c.queue.in_(queues), jobs.c.run_after <= now)
-        .order_by(jobs.c.priority.desc(), jobs.c.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    claimed = connection.execute(
-        update(jobs)
-        .where(jobs.c.id == first.scalar_subquery())
-        .values(
-            state=JobState.RUNNING,
-            attempt=jobs.c.attempt + 1,
-            lease_until=now + timedelta(seconds=lease_seconds),
-            progress=0.0,
-            stage="",
-            message="",
-            seconds_left=None,
-            started_at=now,
-            revision=jobs.c.revision + 1,
-        )
-        .returning(*_MOVED)
-    ).one_or_none()
+    """Take the job first in line: of those due the highest priority, then the longest due."""
+    statement = statements.claim(isinstance(now, datetime), tuple(queues))
+    claimed = connection.execute(statement, times(now, lease_seconds)).one_or_none()
     if claimed is None:
         return None
     note_move(connection, claimed, None, now)
@@ -68,15 +48,21 @@ def heartbeat(
     now: Moment,
 ) -> Heartbeat:
     """Prolong the lease, say how far the job is, and tell the worker whether to go on."""
-    values: dict[str, Any] = {"lease_until": now + timedelta(seconds=lease_seconds)}
+    held = {"job_id": job_id, "held_attempt": attempt} | times(now, lease_seconds)
     if progress is not None:
-        values |= progress_columns(progress) | {"revision": jobs.c.revision + 1}
-    cancelled = connection.execute(
-        update(jobs).where(_current(job_id, attempt)).values(values).returning(jobs.c.cancel_requested)
-    ).one_or_none()
+        held |= {f"new_{name}": value for name, value in progress_columns(progress).items()}
+    statement = statements.beat(isinstance(now, datetime), progress is not None)
+    cancelled = connection.execute(statement, held).one_or_none()
     if cancelled is None:
         return Heartbeat.LOST
     return Heartbeat.CANCEL if cancelled.cancel_requested else Heartbeat.GO_ON
+
+
+def check_finite(measurement: Measurement | None, seconds: float | None) -> None:
+    """Raise ValueError for a number that is not one: SQLite would store NaN as NULL."""
+    numbers = [seconds] if measurement is None else [seconds, measurement.value, measurement.stderr]
+    if not all(number is None or math.isfinite(number) for number in numbers):
+        raise ValueError(f"A number of the job is not finite: {numbers}.")
 
 
 def succeed(
@@ -89,29 +75,17 @@ def succeed(
     now: Moment,
 ) -> bool:
     """End the job with its score, in one transaction; False if the claim is lost."""
-    ended = connection.execute(
-        update(jobs)
-        .where(_current(job_id, attempt))
-        .values(
-            state=JobState.SUCCEEDED,
-            progress=1.0,
-            seconds_left=0.0,
-            lease_until=None,
-            failure_name=None,
-            failure_sentence=None,
-            failure_remedy=None,
-            result=result,
-            seconds=seconds,
-            finished_at=now,
-            revision=jobs.c.revision + 1,
-        )
-        .returning(*_MOVED, jobs.c.params, *(jobs.c[column.name] for column in KEY))
-    ).one_or_none()
+    given = isinstance(now, datetime)
+    held = {"job_id": job_id, "held_attempt": attempt}
+    score_id = None
+    if measurement is not None:
+        score_id = _store_score(connection, held, measurement, seconds, now)
+        if score_id is None:
+            return False
+    found = {"new_score_id": score_id, "new_result": result, "new_seconds": seconds}
+    ended = connection.execute(statements.succeed(given), held | found | times(now)).one_or_none()
     if ended is None:
         return False
-    if measurement is not None:
-        score_id = _store_score(connection, ended, measurement, seconds, now)
-        connection.execute(update(jobs).where(jobs.c.id == job_id).values(score_id=score_id))
     note_move(connection, ended, None, now)
     return True
 
@@ -137,7 +111,8 @@ def end_cancelled(connection: Connection, job_id: int, attempt: int, now: Moment
     """End a job whose worker has stopped at the user's wish; False if the claim is lost."""
     if _hold_current(connection, job_id, attempt) is None:
         return False
-    move(connection, job_id, {"state": JobState.CANCELLED, "lease_until": None, "finished_at": now}, now)
+    change = {"state": JobState.CANCELLED, "lease_until": None, "seconds": None, "finished_at": now}
+    move(connection, job_id, change, now)
     return True
 
 
@@ -148,7 +123,7 @@ def release(connection: Connection, job_id: int, attempt: int, now: Moment) -> b
         return False
     if held.cancel_requested:
         return end_cancelled(connection, job_id, attempt, now)
-    change = _waiting(0.0, now) | {"last_attempt": held.last_attempt + 1}
+    change = _waiting(0.0, now) | {"last_attempt": held.last_attempt + 1, "seconds": None}
     move(connection, job_id, change, now)
     return True
 
@@ -165,8 +140,14 @@ def requeue_stale(connection: Connection, now: Moment, most: int = 500) -> tuple
     lost = WorkerLost("The worker that ran the job was not heard of again.").failure()
     rows = connection.execute(stale).all()
     for row in rows:
-        _end_attempt(connection, row, lost, 0.0, now, {})
+        _end_attempt(connection, row, lost, 0.0, now, {"seconds": None})
     return tuple(row.id for row in rows)
+
+
+def count_due(connection: Connection, queue: str, now: Moment) -> int:
+    """How many jobs of a queue could be claimed now."""
+    waiting = select(func.count()).select_from(jobs).where(jobs.c.state == JobState.QUEUED)
+    return connection.execute(waiting.where(jobs.c.queue == queue, jobs.c.run_after <= now)).scalar_one()
 
 
 def take_unrung(
@@ -177,7 +158,7 @@ def take_unrung(
         select(jobs.c.id)
         .where(jobs.c.state == JobState.QUEUED, jobs.c.queue == queue, jobs.c.run_after <= now)
         .where(jobs.c.rung_at <= now - timedelta(seconds=silent_seconds))
-        .order_by(jobs.c.priority.desc(), jobs.c.id)
+        .order_by(jobs.c.priority.desc(), jobs.c.run_after, jobs.c.id)
         .limit(most)
         .with_for_update(skip_locked=True)
     )
@@ -196,9 +177,9 @@ def _end_attempt(
     values: dict[str, Any],
 ) -> None:
     values = values | {
-        "failure_name": failure.name,
-        "failure_sentence": failure.sentence,
-        "failure_remedy": failure.remedy,
+        "failure_name": storable(failure.name),
+        "failure_sentence": storable(failure.sentence),
+        "failure_remedy": storable(failure.remedy),
     }
     if held.cancel_requested:
         change = {"state": JobState.CANCELLED, "lease_until": None, "finished_at": now}
@@ -210,12 +191,14 @@ def _end_attempt(
 
 
 def _waiting(seconds: float, now: Moment) -> dict[str, Any]:
-    return {
+    """Back to the line: to the end of it after so many seconds, or, after none, to its old place."""
+    change = {
         "state": JobState.QUEUED,
         "lease_until": None,
-        "run_after": now + timedelta(seconds=seconds),
         "rung_at": now - timedelta(days=1),  # long ago: it is rung for as soon as it is due
+        **progress_columns(Progress()),
     }
+    return change | {"run_after": now + timedelta(seconds=seconds)} if seconds else change
 
 
 def _hold_current(connection: Connection, job_id: int, attempt: int) -> Row[Any] | None:
@@ -230,38 +213,44 @@ def _current(job_id: int, attempt: int) -> ColumnElement[bool]:
 
 
 def _store_score(
-    connection: Connection, ended: Row[Any], measurement: Measurement, seconds: float, now: Moment
-) -> int:
-    """Store the score of a job, or find it stored; a contradiction goes to quarantine."""
+    connection: Connection, held: dict[str, int], measurement: Measurement, seconds: float, now: Moment
+) -> int | None:
+    """Store the score of a running job, or find it stored; None: the claim is lost."""
     lock(connection, EVIDENCE_LOCK)
-    key = {column.name: ended._mapping[jobs.c[column.name]] for column in KEY}
+    measured = {
+        "value": measurement.value,
+        "stderr": measurement.stderr,
+        "rows_tested": measurement.rows_tested,
+        "source": f"job {held['job_id']}",
+        "provenance": measurement.details
+        | {"job": held["job_id"], "attempt": held["held_attempt"], "seconds": seconds},
+    }
+    statement = statements.store_score(isinstance(now, datetime), connection.dialect.name)
+    stored: int | None = connection.scalar(statement, held | measured | times(now))
+    if stored is not None:
+        raise_version(connection)
+        return stored
+    if _hold_current(connection, held["job_id"], held["held_attempt"]) is None:
+        return None
+    return _beside_the_held(connection, held["job_id"], measured, now)
+
+
+def _beside_the_held(connection: Connection, job_id: int, measured: dict[str, Any], now: Moment) -> int:
+    """The key is held: by an equal score, which is the answer, or by another, which this one contradicts."""
+    job = connection.execute(select(jobs).where(jobs.c.id == job_id)).one()
+    key = {column.name: job._mapping[column.name] for column in KEY}
     under_key = select(scores.c.id, scores.c.value, IN_FORCE.label("in_force")).where(
         *(scores.c[name] == value for name, value in key.items())
     )
-    held = connection.execute(under_key).all()
-    for row in held:
-        if row.value == measurement.value:
+    found = connection.execute(under_key).all()
+    for row in found:
+        if row.value == measured["value"]:
             return int(row.id)
-    holder = next((row for row in held if row.in_force), None)
-    stored: int = connection.execute(
-        insert(scores)
-        .returning(scores.c.id)
-        .values(
-            **key,
-            params=ended.params,
-            value=measurement.value,
-            stderr=measurement.stderr,
-            rows_tested=measurement.rows_tested,
-            source=f"job {ended.id}",
-            provenance=measurement.details | {"job": ended.id, "attempt": ended.attempt, "seconds": seconds},
-            quarantine=None if holder is None else CONTRADICTS,
-            quarantine_note=None
-            if holder is None
-            else f"Score {holder.id} is in force for the same key with {holder.value!r}; "
-            f"job {ended.id} measured {measurement.value!r}.",
-            created_at=now,
-        )
-    ).scalar_one()
-    if holder is None:
-        raise_version(connection)
-    return stored
+    holder = next(row for row in found if row.in_force)
+    note = (
+        f"Score {holder.id} is in force for the same key with {holder.value!r}; "
+        f"job {job_id} measured {measured['value']!r}."
+    )
+    doubted = {"params": job.params, "quarantine": CONTRADICTS, "quarantine_note": note, "created_at": now}
+    created = insert(scores).values(key | measured | doubted).returning(scores.c.id)
+    return int(connection.execute(created).scalar_one())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from sqlalchemy.exc import (
     ArgumentError,
     DataError,
     DBAPIError,
+    DisconnectionError,
     IntegrityError,
     NoSuchModuleError,
     StatementError,
@@ -26,9 +29,12 @@ if TYPE_CHECKING:
 
 BUSY_SECONDS = 60  # how long a writer waits for another: longer than the longest import
 CONNECT_SECONDS = 5
+IDLE_SECONDS = 1.0  # after which a pooled connection is asked whether it still lives
 EVIDENCE_LOCK = 0x4EAD57A7  # Postgres advisory locks of ours
 SCHEMA_LOCK = 0x4EAD57A8
 _WRITES = "headstart_writes"
+_USED = "headstart_used"
+_FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC}
 
 # NaN is refused as Postgres would, and SQLite would not.
 _dump = json.JSONEncoder(allow_nan=False).encode
@@ -63,12 +69,33 @@ def open_engine(url: URL) -> Engine:
         if url.get_backend_name() == "sqlite":
             return _open_sqlite(url, options)
         connect = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_SECONDS}
-        return create_engine(url, pool_pre_ping=True, connect_args=connect, **options)
+        engine = create_engine(url, connect_args=connect, **options)
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise StoreUnavailable(
             f"The store's driver cannot be loaded ({type(error).__name__}): "
             "install headstart-advice with its 'service' or 'worker' extra."
         ) from None
+    event.listen(engine, "checkin", _note_use)
+    event.listen(engine, "checkout", _ping_if_idle)
+    return engine
+
+
+def _note_use(_connection: Any, record: Any) -> None:
+    record.info[_USED] = time.monotonic()
+
+
+def _ping_if_idle(connection: Any, record: Any, _proxy: object) -> None:
+    """Ask a connection that lay idle whether it still lives; the pool replaces it if not, and all its like.
+
+    SQLAlchemy's own ping asks before every transaction, which doubles the price of the short ones.
+    """
+    if time.monotonic() - record.info.get(_USED, float("inf")) < IDLE_SECONDS:
+        return
+    try:
+        connection.execute("SELECT 1")
+        connection.rollback()
+    except connection.Error:
+        raise DisconnectionError from None
 
 
 def _open_sqlite(url: URL, options: dict[str, Any]) -> Engine:
@@ -131,14 +158,21 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     except (DataError, driver.DataError, OverflowError):
         raise InvalidInput("A number or text is beyond what the store can hold.") from None
     except (DBAPIError, driver.Error, PoolTimeoutError) as error:
-        cause = type(error.orig if isinstance(error, DBAPIError) else error).__name__
-        raise StoreUnavailable(
-            f"The store does not answer, or its schema is another ({cause}). Check that the database "
-            "of HEADSTART_STORE runs and was upgraded with `python -m migrations`."
-        ) from None
+        raise StoreUnavailable(_why(error.orig if isinstance(error, DBAPIError) else error)) from None
     except UnstorableTextError as error:
         raise InvalidInput(str(error)) from None
     except StatementError as error:  # a column's type refused a value
         if isinstance(error.orig, UnstorableTextError):
             raise InvalidInput(str(error.orig)) from None
         raise error.orig or error from None
+
+
+def _why(error: BaseException | None) -> str:
+    """What keeps the store from answering, and what to do, without the driver's words."""
+    cause = type(error).__name__
+    if getattr(error, "sqlite_errorcode", None) in _FULL or cause == "DiskFull":
+        return "The store cannot write: its disk is full or failing. Free some space where the database is."
+    return (
+        f"The store does not answer, or its schema is another ({cause}). Check that the database "
+        "of HEADSTART_STORE runs and was upgraded with `python -m migrations`."
+    )

@@ -58,7 +58,7 @@ class JobVerbs(Transactions):
         page_size: int = 50,
         page_token: str | None = None,
     ) -> Page[Job]:
-        """A page of the jobs that pass every filter."""
+        """A page of the jobs that pass every filter. NotFound if a filter names what is not there."""
         with self._read() as connection:
             return jobs.page_of_jobs(
                 connection,
@@ -103,7 +103,7 @@ class JobVerbs(Transactions):
     # for workers
 
     def claim_job(self, queues: Sequence[str], lease_seconds: float) -> Job | None:
-        """Take the job first in line of these queues: of those due, the highest priority, then the oldest."""
+        """Take the job first in line of these queues: of those due the highest priority, then longest due."""
         with self._write() as connection:
             return attempts.claim(connection, queues, lease_seconds, self._shared_now())
 
@@ -126,6 +126,7 @@ class JobVerbs(Transactions):
         result: dict[str, Any] | None = None,
     ) -> bool:
         """End the job and store its score: both, or nothing (False: the claim is lost)."""
+        attempts.check_finite(measurement, seconds)
         with self._write() as connection:
             now = self._shared_now()
             return attempts.succeed(connection, job_id, attempt, measurement, result, seconds, now)
@@ -143,6 +144,7 @@ class JobVerbs(Transactions):
 
         A job whose user wants it stopped is cancelled. False: the claim is lost.
         """
+        attempts.check_finite(None, seconds)
         with self._write() as connection:
             now = self._shared_now()
             return attempts.fail(connection, job_id, attempt, failure, retry_in, seconds, now)
@@ -161,6 +163,11 @@ class JobVerbs(Transactions):
         """Take jobs from workers whose lease ran out: back to the line, or failed after the last attempt."""
         with self._write() as connection:
             return attempts.requeue_stale(connection, self._shared_now())
+
+    def count_due(self, queue: str) -> int:
+        """How many jobs of a queue could be claimed now."""
+        with self._read() as connection:
+            return attempts.count_due(connection, queue, self._shared_now())
 
     def take_unrung(self, queue: str, silent_seconds: float, most: int) -> tuple[int, ...]:
         """Ids of jobs that are due and nobody rang for lately; they count as rung now."""

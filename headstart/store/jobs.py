@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import bindparam, func, select, update
+from sqlalchemy.exc import IntegrityError
 
 from headstart.entities import Failure, Job, JobCounts, JobEvent, JobState, Progress
-from headstart.errors import Conflict
+from headstart.errors import Conflict, NotFound
 from headstart.store import deliveries
 from headstart.store.bulk import in_chunks
 from headstart.store.catalogue import row_of
+from headstart.store.job_statements import note_event, times
 from headstart.store.paging import read_page
 from headstart.store.tables import ALIVE, checkpoints, families, job_events, jobs, targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import datetime
 
     from sqlalchemy import Connection, Row, Select
 
     from headstart.entities import Page
     from headstart.store.transactions import Moment
 
+LONGEST_TEXT = 2000  # characters of what a job says
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _HIDDEN = {"params_digest", "key", "run_after", "rung_at", "lease_until", "has_webhook"}
 _JOBS: Select[Any] = (
     select(
@@ -36,11 +42,15 @@ _JOBS: Select[Any] = (
     .join(families, checkpoints.c.family_id == families.c.id, isouter=True)
     .join(targets, jobs.c.target_id == targets.c.id, isouter=True)
 )
+_ONE = _JOBS.where(jobs.c.id == bindparam("wanted"))
 
 
 def read(connection: Connection, job_id: int) -> Job:
     """The job of this id."""
-    return _job(row_of(connection, _JOBS, jobs, "job", job_id))
+    row = connection.execute(_ONE, {"wanted": job_id}).one_or_none() if 0 < job_id < 2**63 else None
+    if row is None:
+        raise NotFound("job", job_id)
+    return _job(row)
 
 
 def read_many(connection: Connection, job_ids: Iterable[int]) -> dict[int, Job]:
@@ -62,7 +72,11 @@ def page_of_jobs(
     size: int,
     token: str | None,
 ) -> Page[Job]:
-    """One page of the jobs that pass every filter given."""
+    """One page of the jobs that pass every filter given; NotFound if a filter names what is not there."""
+    if checkpoint_id is not None:
+        row_of(connection, select(checkpoints.c.id), checkpoints, "checkpoint", checkpoint_id)
+    if target_id is not None:
+        row_of(connection, select(targets.c.id), targets, "target", target_id)
     query = _JOBS
     given = {"state": state, "method": method, "checkpoint_id": checkpoint_id, "target_id": target_id}
     for name, value in given.items():
@@ -78,10 +92,10 @@ def cancel(connection: Connection, job_id: int, now: Moment) -> Job:
     found = read(connection, job_id)
     if found.state is JobState.QUEUED:
         move(connection, job_id, {"state": JobState.CANCELLED, "finished_at": now}, now)
-    elif found.state is JobState.RUNNING:
+    elif found.state is JobState.RUNNING and not found.cancel_requested:
         request = {"cancel_requested": True, "revision": jobs.c.revision + 1}
         connection.execute(update(jobs).where(jobs.c.id == job_id).values(request))
-    elif found.state is not JobState.CANCELLED:
+    elif found.state not in {JobState.RUNNING, JobState.CANCELLED}:
         raise Conflict(f"Job {job_id} has {found.state} and cannot be cancelled.")
     return read(connection, job_id)
 
@@ -107,7 +121,13 @@ def retry(connection: Connection, job_id: int, attempts: int, request_id: str, n
         "request_id": request_id,
         **progress_columns(Progress()),
     }
-    move(connection, job_id, change, now)
+    try:
+        with connection.begin_nested():
+            move(connection, job_id, change, now)
+    except IntegrityError:  # uq_jobs_alive
+        raise Conflict(
+            f"Job {job_id} cannot be retried: a job that measures the same got under way just now."
+        ) from None
     deliveries.rearm(connection, job_id)
     return read(connection, job_id)
 
@@ -206,24 +226,29 @@ def note_move(connection: Connection, changed: Row[Any], failure: str | None, no
     event = {
         "job_id": changed.id,
         "revision": changed.revision,
-        "at": now,
         "state": changed.state,
         "attempt": changed.attempt,
         "failure": failure,
     }
-    connection.execute(insert(job_events).values(event))
+    connection.execute(note_event(isinstance(now, datetime)), event | times(now))
     if changed.has_webhook and changed.state not in {JobState.QUEUED, JobState.RUNNING}:
         deliveries.release(connection, changed.id, now)
 
 
 def progress_columns(progress: Progress) -> dict[str, Any]:
-    """The progress as columns."""
+    """The progress as columns, made storable: what a method says of itself must not end its job."""
+    fraction, left = progress.fraction, progress.seconds_left
     return {
-        "progress": progress.fraction,
-        "stage": progress.stage,
-        "message": progress.message,
-        "seconds_left": progress.seconds_left,
+        "progress": 0.0 if math.isnan(fraction) else min(1.0, max(0.0, fraction)),
+        "stage": storable(progress.stage),
+        "message": storable(progress.message),
+        "seconds_left": left if left is not None and 0.0 <= left < math.inf else None,
     }
+
+
+def storable(text: str) -> str:
+    """The text as every database can hold it: without NUL and halves of surrogate pairs, and not too long."""
+    return _UNSTORABLE.sub("\ufffd", text[:LONGEST_TEXT])
 
 
 def _job(row: Row[Any]) -> Job:

@@ -27,6 +27,8 @@ Contract
   joins it, and asking for what is scored returns the score. Ended jobs are kept. `revision` rises with
   every change. Leases and stamps of jobs are the database's time on Postgres, so that machines whose
   clocks differ agree.
+* A delivery waits exactly as long as its job waits or runs. It is claimed by a lease; the record of a try
+  whose claim is lost is logged and changes nothing else. Its log keeps the newest hundred tries.
 * Values are checked finite before they arrive; a non-finite one raises ValueError (a bug of ours).
 * Times in and out are aware UTC datetimes. `clock` is an argument so that tests freeze it.
 * Raises: NotFound (unknown id or name, with the nearest names), Conflict, InvalidInput (a page token
@@ -51,7 +53,7 @@ from headstart.store.key_verbs import KeyVerbs
 from headstart.store.schema import SCHEMA_REVISION, revision_of, upgrade_engine, wrong_revision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from datetime import datetime
 
     from headstart.entities import (
@@ -106,6 +108,11 @@ class Store(JobVerbs, KeyVerbs, DeliveryVerbs):
         with self._read() as connection:
             return catalogue.read_checkpoint(connection, checkpoint_id)
 
+    def checkpoints_named(self, names: Iterable[str]) -> dict[str, tuple[Checkpoint, ...]]:
+        """Name -> its checkpoints, one in each family and revision. Unknown names are left out."""
+        with self._read() as connection:
+            return catalogue.read_checkpoints_named(connection, names)
+
     def checkpoints(
         self,
         *,
@@ -132,6 +139,11 @@ class Store(JobVerbs, KeyVerbs, DeliveryVerbs):
         """The target of this name."""
         with self._read() as connection:
             return catalogue.read_target_named(connection, name)
+
+    def targets_named(self, names: Iterable[str]) -> dict[str, Target]:
+        """Name -> target. Unknown names are left out."""
+        with self._read() as connection:
+            return catalogue.read_targets_named(connection, names)
 
     def targets(
         self, *, search: str | None = None, page_size: int = 50, page_token: str | None = None

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, select, tuple_
+from sqlalchemy import func, insert, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from headstart.entities import JobState, Progress, Submission, SubmissionStatus
@@ -21,7 +21,7 @@ from headstart.store.tables import ALIVE, IN_FORCE, KEY, checkpoints, job_events
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import Connection, Table
+    from sqlalchemy import Connection, Select, Table
 
     from headstart.entities import JobDraft, Score
     from headstart.store.transactions import Moment
@@ -39,20 +39,24 @@ def submit(
     digests = [params_digest(draft.params) for draft in drafts]
     scored = _scores_of(connection, drafts, digests)
     keys = [job_key(draft, digest) for draft, digest in zip(drafts, digests, strict=True)]
-    wanted = {
-        key: _row(draft, digest, key, attempts, request_id, now)
-        for draft, digest, key, score in zip(drafts, digests, keys, scored, strict=True)
-        if score is None
-    }
+    wanted: dict[str, dict[str, Any]] = {}  # in the order asked for; of equal drafts the first
+    hooked: set[str] = set()  # keys with a webhook
+    for draft, digest, key, score in zip(drafts, digests, keys, scored, strict=True):
+        if score is None:
+            wanted.setdefault(key, _row(draft, digest, key))
+            if draft.webhook is not None:
+                hooked.add(key)
     settled = _not_applicable(connection, wanted)
-    new, joined = _insert(connection, {key: row for key, row in wanted.items() if key not in settled}, now)
+    common = _common(attempts, request_id, now)
+    rows = {key: row for key, row in wanted.items() if key not in settled}
+    new, joined = _insert(connection, rows, common, hooked)
     ids = settled | joined | new
-    hooked = [
+    webhooks = [
         (ids[key], draft.webhook)
         for draft, key, score in zip(drafts, keys, scored, strict=True)
         if draft.webhook is not None and score is None and key not in settled
     ]
-    deliveries.subscribe(connection, hooked, now)
+    deliveries.subscribe(connection, webhooks, now)
     found = read_many(connection, ids.values())
     firsts = set(new)
     answers = []
@@ -74,7 +78,7 @@ def job_key(draft: JobDraft, digest: str) -> str:
 
 def _refuse_unknown(connection: Connection, table: Table, kind: str, wanted: set[int | None]) -> None:
     missing = {identity for identity in wanted if identity is not None}
-    for chunk in in_chunks(missing):
+    for chunk in in_chunks(identity for identity in missing if 0 < identity < 2**63):
         missing = missing - set(connection.scalars(select(table.c.id).where(table.c.id.in_(chunk))))
     if missing:
         raise NotFound(kind, min(missing))
@@ -110,38 +114,58 @@ def _not_applicable(connection: Connection, keys: Iterable[str]) -> dict[str, in
 
 
 def _insert(
-    connection: Connection, rows: dict[str, dict[str, Any]], now: Moment
+    connection: Connection, rows: dict[str, dict[str, Any]], common: dict[str, Any], hooked: set[str]
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Insert what is not under way; return key -> id of the new jobs, and of those under way."""
     dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
-    create = (
-        dialect.insert(jobs)
-        .on_conflict_do_nothing(index_elements=[jobs.c.key], index_where=ALIVE)
-        .returning(jobs.c.key, jobs.c.id)
-    )
+    # What can be in the way is uq_jobs_alive alone: an equal job that another transaction has just inserted.
+    create = dialect.insert(jobs).values(common).on_conflict_do_nothing().returning(jobs.c.key, jobs.c.id)
     new: dict[str, int] = {}
     joined: dict[str, int] = {}
     for _ in range(TRIES):
         missing = [key for key in rows if key not in new and key not in joined]
         if not missing:
             break
-        # Sorted: two batches that share jobs take their keys in one order, and neither waits in a ring.
-        for chunk in in_chunks(sorted(missing)):
-            new |= dict(connection.execute(create.values([rows[key] for key in chunk])).all())
-        for chunk in in_chunks(missing):
-            alive = select(jobs.c.key, jobs.c.id).where(ALIVE, jobs.c.key.in_(chunk))
-            joined |= {row.key: row.id for row in connection.execute(alive) if row.key not in new}
+        joined |= _under_way(connection, missing, hooked)
+        fresh = _numbered(connection, [rows[key] for key in missing if key not in joined])
+        if fresh:
+            new |= {row.key: row.id for row in connection.execute(create, fresh)}
     else:
         raise Conflict("Equal jobs end as fast as this request asks for them: send it again.")
-    created = {"revision": FIRST_REVISION, "at": now, "state": JobState.QUEUED, "attempt": 0, "failure": None}
-    for ids in in_chunks(new.values()):
-        connection.execute(insert(job_events), [created | {"job_id": job_id} for job_id in ids])
+    if new:
+        created = insert(job_events).values(
+            revision=FIRST_REVISION, at=common["created_at"], state=JobState.QUEUED, attempt=0
+        )
+        connection.execute(created, [{"job_id": job_id} for job_id in new.values()])
     return new, joined
 
 
-def _row(
-    draft: JobDraft, digest: str, key: str, attempts: int, request_id: str, now: Moment
-) -> dict[str, Any]:
+def _under_way(connection: Connection, keys: Sequence[str], hooked: set[str]) -> dict[str, int]:
+    """Key -> job that waits or runs. One that gets a webhook is held, so that it cannot end before."""
+    found: dict[str, int] = {}
+    for held in (False, True):
+        for chunk in in_chunks(key for key in keys if (key in hooked) is held):
+            query: Select[Any] = select(jobs.c.key, jobs.c.id).where(ALIVE, jobs.c.key.in_(chunk))
+            if held:  # by ascending id: two batches that share jobs do not wait in a ring
+                query = query.order_by(jobs.c.id).with_for_update()
+            found |= {row.key: row.id for row in connection.execute(query)}
+    return found
+
+
+def _numbered(connection: Connection, rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """The rows as they are to be inserted, with ids that ascend in the order asked for."""
+    if connection.dialect.name != "postgresql" or not rows:
+        return rows  # SQLite numbers them as they come
+    sequence = func.pg_get_serial_sequence(jobs.name, jobs.c.id.name)
+    each = func.generate_series(1, len(rows)).table_valued("value")
+    ids = sorted(connection.scalars(select(func.nextval(sequence)).select_from(each)))
+    numbered = [row | {"id": identity} for row, identity in zip(rows, ids, strict=True)]
+    # By key: two batches that share jobs insert them in one order, and do not wait in a ring.
+    return sorted(numbered, key=lambda row: str(row["key"]))
+
+
+def _row(draft: JobDraft, digest: str, key: str) -> dict[str, Any]:
+    """What is a job's own."""
     return {
         "method": draft.method,
         "method_version": draft.method_version,
@@ -153,6 +177,12 @@ def _row(
         "key": key,
         "queue": draft.queue,
         "priority": draft.priority,
+    }
+
+
+def _common(attempts: int, request_id: str, now: Moment) -> dict[str, Any]:
+    """What the jobs of a batch share."""
+    return {
         "state": JobState.QUEUED,
         "attempt": 0,
         "last_attempt": attempts,

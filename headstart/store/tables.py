@@ -282,7 +282,14 @@ _alive = text("state IN ('queued', 'running')")
 _queued = text("state = 'queued'")
 _running = text("state = 'running'")
 Index("uq_jobs_alive", jobs.c.key, unique=True, sqlite_where=_alive, postgresql_where=_alive)
-Index("ix_jobs_in_line", jobs.c.priority.desc(), jobs.c.id, sqlite_where=_queued, postgresql_where=_queued)
+Index(
+    "ix_jobs_in_line",
+    jobs.c.priority.desc(),
+    jobs.c.run_after,
+    jobs.c.id,
+    sqlite_where=_queued,
+    postgresql_where=_queued,
+)
 Index("ix_jobs_lease", jobs.c.lease_until, sqlite_where=_running, postgresql_where=_running)
 
 job_events = Table(

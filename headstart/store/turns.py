@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.dialects import postgresql, sqlite
 
 from headstart.store.tables import turns
 
@@ -18,15 +17,14 @@ if TYPE_CHECKING:
 
 def take(connection: Connection, name: str, seconds: float, now: Moment) -> bool:
     """Take the turn for so many seconds; False while another has it."""
+    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
     until = now + timedelta(seconds=seconds)
-    taken = connection.execute(
-        update(turns).where(turns.c.name == name, turns.c.until <= now).values(until=until)
+    take_over = (
+        dialect.insert(turns)
+        .values(name=name, until=until)
+        .on_conflict_do_update(
+            index_elements=[turns.c.name], set_={"until": until}, where=turns.c.until <= now
+        )
+        .returning(turns.c.name)
     )
-    if taken.rowcount:
-        return True
-    try:
-        with connection.begin_nested():
-            connection.execute(insert(turns).values(name=name, until=until))
-    except IntegrityError:
-        return False
-    return True
+    return connection.scalar(take_over) is not None

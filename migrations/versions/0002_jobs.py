@@ -90,7 +90,7 @@ def _create_jobs() -> None:
     )
     op.create_index("ix_jobs_key", "jobs", ["key"])
     _index("uq_jobs_alive", "jobs", ["key"], "state IN ('queued', 'running')", unique=True)
-    _index("ix_jobs_in_line", "jobs", [sa.text("priority DESC"), "id"], "state = 'queued'")
+    _index("ix_jobs_in_line", "jobs", [sa.text("priority DESC"), "run_after", "id"], "state = 'queued'")
     _index("ix_jobs_lease", "jobs", ["lease_until"], "state = 'running'")
 
 

@@ -7,6 +7,7 @@ import pytest
 from live_service import Live, serving, settings
 
 from headstart.entities import ImportState
+from headstart.queue import NullQueue
 from service.importing import EmbeddedWorker
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def starter(tmp_path: Path) -> str:
 def test_starter_evidence_is_imported_into_an_empty_store_alone(store: Store, tmp_path: Path) -> None:
     source = starter(tmp_path)
     said: list[str] = []
-    worker = EmbeddedWorker(store, settings(starter=source), said.append)
+    worker = EmbeddedWorker(store, settings(starter=source), NullQueue(), said.append)
     worker.start()
     until(lambda: said)
     worker.stop()
@@ -74,7 +75,7 @@ def test_starter_evidence_is_imported_into_an_empty_store_alone(store: Store, tm
     assert len(said) == 1
     assert said[0].count("\n") == 0
 
-    again = EmbeddedWorker(store, settings(starter=source), said.append)
+    again = EmbeddedWorker(store, settings(starter=source), NullQueue(), said.append)
     again.start()
     time.sleep(0.3)
     again.stop()
@@ -97,7 +98,7 @@ def test_an_error_does_not_end_the_thread(store: Store, monkeypatch: pytest.Monk
 
 
 def test_it_stops_at_once_when_idle(store: Store) -> None:
-    worker = EmbeddedWorker(store, settings(), print)
+    worker = EmbeddedWorker(store, settings(), NullQueue(), print)
     worker.start()
     time.sleep(0.2)
     started = time.monotonic()

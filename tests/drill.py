@@ -1,0 +1,77 @@
+"""A method that measures nothing and does what its parameters say: the fire drill of the fault suite."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Literal
+
+from headstart.failures import Interrupted, NotApplicable
+from headstart.method import Measurement, Method, Params, Source
+
+if TYPE_CHECKING:
+    from headstart.workbench import Workbench
+
+
+class DrillParams(Params):
+    seconds: float = 0.0
+    number: int = 0  # tells jobs apart; the value is number / 1000
+    end: Literal[
+        "value", "nan", "far_out", "raise", "interrupt", "not_applicable", "kill", "segfault", "hoard"
+    ] = "value"
+    ends_well_at: int = 0  # from this attempt on, the end is a value
+    step: float = 0.02  # between two reports; 0: never reports, and so never sees a cancel
+    leave_trace: bool = False  # a file in the scratch folder, for the next attempt
+
+
+def run(bench: Workbench, params: DrillParams) -> Measurement:
+    until = time.monotonic() + params.seconds
+    while (left := until - time.monotonic()) > 0:
+        if params.step:
+            bench.report(1 - left / params.seconds, "drilling", f"attempt {bench.attempt}")
+        time.sleep(min(left, params.step or left))
+    found = sorted(path.name for path in bench.folder.iterdir())
+    if params.leave_trace:
+        (bench.folder / f"attempt-{bench.attempt}").touch()
+    end = params.end if not params.ends_well_at or bench.attempt < params.ends_well_at else "value"
+    _end(end)
+    value = {"nan": float("nan"), "far_out": 101.0}.get(end, params.number / 1000)
+    details = {
+        "pid": os.getpid(),
+        "found": found,
+        "folder": str(bench.folder),
+        "cuda": os.environ.get("CUDA_VISIBLE_DEVICES"),
+    }
+    return Measurement(value=value, stderr=0.01, rows_tested=100, details=details)
+
+
+def _end(end: str) -> None:
+    if end == "raise":
+        raise RuntimeError("no\x00 luck")
+    if end == "interrupt":
+        raise Interrupted("The source broke off.")
+    if end == "not_applicable":
+        raise NotApplicable("A drill of 'not applicable'.")
+    if end == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if end == "segfault":
+        ctypes.string_at(0)
+    if end == "hoard":
+        raise MemoryError
+
+
+METHOD = Method(
+    name="drill",
+    version="1",
+    subject="checkpoint x target",
+    unit="fraction",
+    range=(0.0, 100.0),
+    higher_is_better=True,
+    needs=(),
+    source=Source(paper="none", equation="none"),
+    summary="Does what its parameters say.",
+    params=DrillParams,
+    run=run,
+)

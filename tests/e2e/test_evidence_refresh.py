@@ -1,0 +1,54 @@
+"""From a finished job to the answers of every API process: refit and snapshot follow within seconds."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING
+
+import httpx
+
+if TYPE_CHECKING:
+    from deployment import Deployment
+
+SECONDS = 5.0  # from the end of a job until every process answers from it
+
+
+def api(deployment: Deployment) -> str:
+    """Start a service of two and return its address."""
+    number = len(deployment.processes)
+    deployment.start("-m", "service", "serve", "--port", "0", HEADSTART_EMBEDDED_WORKER="false")
+    log = deployment.folder / f"process-{number}.log"
+    found = deployment.wait(lambda: re.search(r"serves on (http://\S+)", log.read_text()))
+    return str(found[1])
+
+
+def version_of(address: str) -> int:
+    answer = httpx.get(f"{address}/readyz", trust_env=False)
+    return int(answer.json()["evidence_version"]) if answer.is_success else 0
+
+
+def test_every_api_process_answers_from_a_new_score_within_seconds(scaled_out: Deployment) -> None:
+    addresses = [api(scaled_out), api(scaled_out)]
+    scaled_out.celery()
+    scaled_out.submit(scaled_out.drafts(1))
+    scaled_out.wait(lambda: all(version_of(address) == 1 for address in addresses))
+    waits = []
+    for _ in range(4):
+        version = scaled_out.store.evidence_version()
+        scaled_out.submit(scaled_out.drafts(3, seconds=0.2))
+        scaled_out.wait(scaled_out.settled)
+        ended = time.monotonic()
+        scaled_out.wait(lambda version=version: all(version_of(at) == version + 3 for at in addresses))
+        waits.append(time.monotonic() - ended)
+    assert max(waits) < SECONDS, waits
+
+
+def test_scores_that_come_together_share_a_refit(scaled_out: Deployment) -> None:
+    scaled_out.celery()
+    job_ids = scaled_out.submit(scaled_out.drafts(200, seconds=0.005))
+    started = time.monotonic()
+    scaled_out.census(job_ids)
+    scaled_out.wait(lambda: scaled_out.newest_posterior() == 200)
+    refits = scaled_out.logs().count('"event": "refitted"')
+    assert 1 <= refits <= (time.monotonic() - started) / 2 + 2

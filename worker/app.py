@@ -1,0 +1,67 @@
+"""The Celery worker: `celery --app worker.app worker --queues cpu,gpu`.
+
+One task, `run_job`. Its message is a knock: the job first in line of that queue is run, which is the one
+named unless a more urgent one came, or another worker was faster. Stopping the worker (SIGTERM) gives the
+job in hand back to the line.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from celery.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
+
+from headstart.errors import StoreUnavailable
+from headstart.logs import configure_logs
+from headstart.queue import QUEUES, RUN_JOB, celery_app, open_queue
+from headstart.settings import Settings
+from headstart.store import Store
+from worker.crew import Crew
+
+settings = Settings()
+app = celery_app(settings.broker.get_secret_value(), settings.job_seconds)
+log = structlog.get_logger("worker")
+_crew: Crew | None = None
+
+
+@app.task(name=RUN_JOB, bind=True)  # type: ignore[untyped-decorator]
+def run_job(task: Any, job_id: int) -> None:
+    """Somebody knocked for this job: run the one first in line on its queue, if one is left."""
+    if _crew is None:
+        raise RuntimeError("The worker has not begun.")
+    queue = (task.request.delivery_info or {}).get("routing_key")
+    queues = (queue,) if queue in QUEUES else QUEUES
+    try:
+        _crew.run_next(queues)
+    except StoreUnavailable as error:  # the job waits; it will be rung for again
+        log.warning("store_unavailable", reason=error.message, job_id=job_id)
+
+
+@worker_init.connect  # type: ignore[untyped-decorator]
+def _begin(**_: Any) -> None:
+    global _crew  # noqa: PLW0603 - Celery's signals have no other place to hand state on
+    configure_logs(json_lines=True)
+    store = Store(settings.store.get_secret_value())
+    _crew = Crew(store, settings, open_queue(settings.broker.get_secret_value()), log)
+    app.conf.worker_concurrency = _crew.size
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _ready(**_: Any) -> None:
+    if _crew is not None:
+        _crew.start()
+        log.info("worker_started", runners=_crew.size)
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _stop(**_: Any) -> None:
+    if _crew is not None:
+        _crew.stop()
+
+
+@worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _end(**_: Any) -> None:
+    if _crew is not None:
+        _crew.close()
+        log.info("worker_stopped")

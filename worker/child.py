@@ -1,0 +1,182 @@
+"""The child process: runs one job after another, so that a crash takes down the child and not the worker.
+
+Parent and child speak JSON over one pipe. To the child: {"run": order}, {"cancel": job id}. From it:
+{"ready": true} once, then per order any number of {"progress": ...} and one {"outcome": ...}. When the pipe
+closes, the parent is gone, and the child leaves at once, whatever it is doing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headstart.entities import Checkpoint, Progress, Target
+from headstart.failures import JobFailure, MethodUnknown, NonFinite, OutOfMemory, OutOfRange, Unexpected
+from headstart.methods import known_methods
+from headstart.workbench import Cancelled
+from worker.workbench import ChildWorkbench
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from headstart.method import Measurement, Method
+
+TOLD = 300  # characters of an unknown exception that its sentence quotes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One attempt at one job, as the child is told of it."""
+
+    job_id: int
+    attempt: int
+    method: str
+    method_version: str
+    checkpoint: Checkpoint | None
+    target: Target | None
+    params: dict[str, Any]
+    seed: int
+    folder: str
+
+    def to_bytes(self) -> bytes:
+        """As it travels."""
+        return json.dumps({"run": asdict(self)}).encode()
+
+    @classmethod
+    def from_json(cls, told: dict[str, Any]) -> Order:
+        """As it arrives."""
+        checkpoint, target = told["checkpoint"], told["target"]
+        return cls(
+            **told
+            | {
+                "checkpoint": None if checkpoint is None else Checkpoint(**checkpoint),
+                "target": None if target is None else Target(**target),
+            }
+        )
+
+
+def main(connection: Connection, modules: tuple[str, ...], device: str | None) -> None:
+    """Run orders until the pipe closes. `device` is what the child may see of the machine's GPUs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    link = _Link(connection)
+    methods = known_methods(modules)
+    link.send({"ready": True})
+    while True:
+        order = link.next_order()
+        started = time.monotonic()
+        outcome = _run(order, methods, link)
+        link.send({"outcome": outcome | {"seconds": time.monotonic() - started}})
+
+
+class _Link:
+    """The child's end of the pipe: a thread reads it, so that a cancel arrives while a method computes."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+        self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self._job_id: int | None = None
+        self.cancelled = threading.Event()
+        threading.Thread(target=self._read, name="link", daemon=True).start()
+
+    def next_order(self) -> Order:
+        """Wait for an order."""
+        return self._orders.get()
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Tell the parent."""
+        data = json.dumps(message, allow_nan=True).encode()
+        try:
+            with self._sending:
+                self._connection.send_bytes(data)
+        except OSError:
+            os._exit(0)  # nobody listens any more
+
+    def _read(self) -> None:
+        while True:
+            try:
+                told = json.loads(self._connection.recv_bytes())
+            except (EOFError, OSError):
+                os._exit(0)  # the parent is gone: another worker will run this job
+            if "run" in told:
+                order = Order.from_json(told["run"])
+                self._job_id = order.job_id
+                self.cancelled.clear()
+                self._orders.put(order)
+            elif told["cancel"] == self._job_id:
+                self.cancelled.set()
+
+
+def _run(order: Order, methods: dict[str, Method], link: _Link) -> dict[str, Any]:
+    """Run one order; whatever happens becomes an outcome. `healthy`: this process can take another one."""
+    try:
+        return {"measurement": asdict(_measure(order, methods, link)), "healthy": True}
+    except Cancelled:
+        return {"cancelled": True, "healthy": True}
+    except OutOfMemory as error:
+        return _failed(error, healthy=False)
+    except JobFailure as error:
+        return _failed(error, healthy=True)
+    except Exception as error:
+        kind = type(error).__name__
+        if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
+            return _failed(OutOfMemory("The method ran out of memory."), healthy=False)
+        print(f"job {order.job_id}: {traceback.format_exc()}", file=sys.stderr, flush=True)
+        told = " ".join(str(error).split())[:TOLD]
+        return _failed(
+            Unexpected(f"The method broke off with {kind}: {told or 'no message'}."), healthy=False
+        )
+
+
+def _measure(order: Order, methods: dict[str, Method], link: _Link) -> Measurement:
+    method = methods.get(order.method)
+    if method is None or method.run is None:
+        raise MethodUnknown(f"This worker cannot measure by {order.method!r}.")
+    if method.version != order.method_version:
+        raise MethodUnknown(
+            f"This worker has version {method.version} of {order.method!r}; the job asks for "
+            f"{order.method_version}."
+        )
+
+    def send(progress: Progress) -> None:
+        link.send({"progress": asdict(progress)})
+
+    bench = ChildWorkbench(
+        checkpoint=order.checkpoint,  # type: ignore[arg-type]  # a method's subject says what it is given
+        target=order.target,  # type: ignore[arg-type]
+        seed=order.seed,
+        attempt=order.attempt,
+        folder=Path(order.folder),
+        cancelled=link.cancelled,
+        send=send,
+    )
+    found = method.run(bench, method.params.model_validate(order.params))
+    _check(found, method)
+    return found
+
+
+def _check(found: Measurement, method: Method) -> None:
+    """Refuse a value that is no number, or that the method says it cannot give."""
+    low, high = method.range
+    for name, value in (("value", found.value), ("standard error", found.stderr)):
+        if value is not None and not abs(value) < float("inf"):
+            raise NonFinite(f"The {name} is {value}.")
+    if not low <= found.value <= high:
+        raise OutOfRange(
+            f"The value {found.value:g} is outside {low:g}..{high:g}, the range of {method.name!r}."
+        )
+
+
+def _failed(error: JobFailure, *, healthy: bool) -> dict[str, Any]:
+    return {"failure": asdict(error.failure()), "retryable": error.retryable, "healthy": healthy}

@@ -1,0 +1,285 @@
+"""The life of one job on a worker: claim, run in a child, keep the claim alive, end it in the store.
+
+The store is the truth: every step asks whether this attempt still holds the job, and when it does not, what
+the child does is thrown away. A store that does not answer is waited for; the child goes on meanwhile.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from headstart.entities import Failure, Heartbeat, Progress
+from headstart.errors import StoreUnavailable
+from headstart.failures import Killed, TimedOut, Unexpected
+from headstart.method import Measurement
+from worker.child import Order
+from worker.process import Child, Died
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from headstart.entities import Job
+    from headstart.settings import Settings
+    from headstart.store import Store
+
+T = TypeVar("T")
+
+BEAT_SECONDS = 1.0  # between two heartbeats: the longest that progress waits, or a cancel goes unseen
+GRACE_SECONDS = 10.0  # for a cancelled method to reach its next step, before its process is killed
+SETTLE_SECONDS = 600.0  # how long a result waits for a store that does not answer
+LONGEST_RETRY_SECONDS = 300.0
+FRESH_SECONDS = 60.0
+MOST_KNOWN = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerOptions:
+    """How jobs are run; made from the settings."""
+
+    lease_seconds: float
+    job_seconds: float
+    retry_seconds: float  # before the second attempt; doubled for each further one
+    methods: tuple[str, ...]
+    scratch: Path
+    device: str | None = None  # CUDA_VISIBLE_DEVICES of the child; None: as the worker's
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> RunnerOptions:
+        """Take from the settings what concerns a runner."""
+        return cls(
+            lease_seconds=settings.lease_seconds,
+            job_seconds=settings.job_seconds,
+            retry_seconds=settings.retry_seconds,
+            methods=settings.methods,
+            scratch=settings.scratch,
+        )
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """Where one attempt stands."""
+
+    job: Job
+    started: float
+    next_beat: float = 0.0
+    progress: Progress | None = None  # what the store was not told yet
+    kill_at: float | None = None  # set by a cancel
+    beaten: bool = field(default=False)
+
+
+class Runner:
+    """Runs one job at a time in one child process, which is reused while it is healthy."""
+
+    def __init__(self, store: Store, options: RunnerOptions, stop: threading.Event, log: Any) -> None:
+        self._store = store
+        self._options = options
+        self._stop = stop
+        self._log = log
+        self._child: Child | None = None
+        self._checkpoints = _Fresh(store.checkpoint)
+        self._targets = _Fresh(store.target)
+        self._beat = min(BEAT_SECONDS, options.lease_seconds / 4)
+
+    def warm(self) -> None:
+        """Start the child before there is a job for it."""
+        if self._child is None:
+            self._child = Child(self._options.methods, self._options.device)
+
+    def run_next(self, queues: Sequence[str]) -> bool:
+        """Run the job first in line, and say whether there was one. Raises StoreUnavailable at the claim."""
+        job = self._store.claim_job(queues, self._options.lease_seconds)
+        if job is None:
+            return False
+        log = self._log.bind(job_id=job.id, attempt=job.attempt, request_id=job.request_id)
+        log.info("job_started", method=job.method)
+        started = time.monotonic()
+        ended = self._run(job, started, log)
+        log.info("job_left", ended=ended, seconds=round(time.monotonic() - started, 3))
+        return True
+
+    def close(self) -> None:
+        """End the child."""
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+
+    def _run(self, job: Job, started: float, log: Any) -> str:
+        """Run a claimed job to its end, and return the word for it."""
+        attempt = _Attempt(job=job, started=started, next_beat=started + self._beat)
+        try:
+            child = self._ready_child()
+            child.order(self._order(job))
+            return self._follow(child, attempt, log)
+        except Died as died:
+            self.close()
+            return self._fail(attempt, Killed(str(died)).failure(), log, retryable=True)
+        except StoreUnavailable:
+            self.close()
+            return "left to its lease"
+        except Exception:  # a fault of ours must not leave the job running for ever
+            log.exception("runner_failed")
+            self.close()
+            return self._fail(attempt, Unexpected("The worker failed on this job.").failure(), log)
+
+    def _ready_child(self) -> Child:
+        if self._child is not None and not self._child.alive():
+            self.close()
+        self.warm()
+        assert self._child is not None  # noqa: S101 - warm made it
+        self._child.wait_ready()
+        return self._child
+
+    def _order(self, job: Job) -> Order:
+        folder = self._folder(job)
+        folder.mkdir(parents=True, exist_ok=True)
+        return Order(
+            job_id=job.id,
+            attempt=job.attempt,
+            method=job.method,
+            method_version=job.method_version,
+            checkpoint=self._checkpoints.get(job.checkpoint_id),
+            target=self._targets.get(job.target_id),
+            params=job.params,
+            seed=job.seed,
+            folder=str(folder.resolve()),
+        )
+
+    def _folder(self, job: Job) -> Path:
+        return self._options.scratch / f"job-{job.id}"
+
+    def _follow(self, child: Child, attempt: _Attempt, log: Any) -> str:
+        """Listen to the child until the attempt has ended in one way or another."""
+        while True:
+            now = time.monotonic()
+            told = child.listen(max(0.0, attempt.next_beat - now))
+            if told is not None and "progress" in told:
+                attempt.progress = _with_seconds_left(Progress(**told["progress"]), now - attempt.started)
+            elif told is not None:
+                return self._settle_outcome(attempt, told["outcome"], log)
+            if time.monotonic() >= attempt.next_beat:
+                ended = self._tend(child, attempt, log)
+                if ended is not None:
+                    return ended
+
+    def _tend(self, child: Child, attempt: _Attempt, log: Any) -> str | None:
+        """Once a beat: stop, time out, renew the claim; return a word if that ended the attempt."""
+        job, now = attempt.job, time.monotonic()
+        attempt.next_beat = now + self._beat
+        if self._stop.is_set():
+            self.close()
+            return self._settle(lambda: self._store.release_job(job.id, job.attempt), "given back")
+        if now - attempt.started > self._options.job_seconds:
+            self.close()
+            late = TimedOut(f"The job ran longer than {self._options.job_seconds:g} s.")
+            return self._fail(attempt, late.failure(), log)
+        if attempt.kill_at is not None and now >= attempt.kill_at:
+            self.close()
+            return self._settle(lambda: self._store.end_cancelled(job.id, job.attempt), "cancelled")
+        try:
+            verdict = self._store.heartbeat_job(
+                job.id, job.attempt, self._options.lease_seconds, attempt.progress
+            )
+        except StoreUnavailable as error:
+            log.warning("heartbeat_failed", reason=error.message)
+            return None
+        attempt.progress = None
+        if verdict is Heartbeat.LOST:
+            self.close()
+            return "lost to another attempt"
+        if verdict is Heartbeat.CANCEL and attempt.kill_at is None:
+            attempt.kill_at = now + GRACE_SECONDS
+            child.cancel(job.id)
+        return None
+
+    def _settle_outcome(self, attempt: _Attempt, outcome: dict[str, Any], log: Any) -> str:
+        """Store what the child found."""
+        job, seconds = attempt.job, float(outcome["seconds"])
+        if not outcome["healthy"]:
+            self.close()
+        if "measurement" in outcome:
+            found = Measurement(**outcome["measurement"])
+            return self._settle(
+                lambda: self._store.finish_job(job.id, job.attempt, found, seconds=seconds),
+                "succeeded",
+                self._folder(job),
+            )
+        if "cancelled" in outcome:
+            return self._settle(lambda: self._store.end_cancelled(job.id, job.attempt), "cancelled")
+        failure = Failure(**outcome["failure"])
+        return self._fail(attempt, failure, log, retryable=outcome["retryable"], seconds=seconds)
+
+    def _fail(
+        self,
+        attempt: _Attempt,
+        failure: Failure,
+        log: Any,
+        *,
+        retryable: bool = False,
+        seconds: float | None = None,
+    ) -> str:
+        job = attempt.job
+        log.warning("job_failed", failure=failure.name, sentence=failure.sentence, retryable=retryable)
+        wait = retry_delay(job, self._options.retry_seconds) if retryable else None
+        ran = time.monotonic() - attempt.started if seconds is None else seconds
+        return self._settle(
+            lambda: self._store.fail_job(job.id, job.attempt, failure, retry_in=wait, seconds=ran),
+            f"failed: {failure.name}",
+        )
+
+    def _settle(self, end: Callable[[], bool], word: str, folder: Path | None = None) -> str:
+        """End the attempt in the store, waiting until it answers; `folder` is done with then."""
+        until, pause = time.monotonic() + SETTLE_SECONDS, 0.1
+        while True:
+            try:
+                held = end()
+                break
+            except StoreUnavailable as error:
+                if self._stop.is_set() or time.monotonic() > until:
+                    self._log.error("result_thrown_away", reason=error.message)
+                    raise
+                self._log.warning("result_waits_for_the_store", reason=error.message)
+            self._stop.wait(pause)
+            pause = min(5.0, pause * 2)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        return word if held else "lost to another attempt"
+
+
+class _Fresh(Generic[T]):
+    """What the store says under an id, asked for once a minute: one pair of ids serves many jobs in a row."""
+
+    def __init__(self, read: Callable[[int], T]) -> None:
+        self._read = read
+        self._known: dict[int, T] = {}
+        self._until = 0.0
+
+    def get(self, identity: int | None) -> T | None:
+        """What is there under the id; None for none."""
+        if identity is None:
+            return None
+        if time.monotonic() > self._until or len(self._known) > MOST_KNOWN:
+            self._known.clear()
+            self._until = time.monotonic() + FRESH_SECONDS
+        if identity not in self._known:
+            self._known[identity] = self._read(identity)
+        return self._known[identity]
+
+
+def retry_delay(job: Job, first_seconds: float) -> float:
+    """Seconds before the next attempt: doubled each time, and spread, so that many do not return at once."""
+    tried = max(0, job.attempt - 1)
+    longest = min(LONGEST_RETRY_SECONDS, first_seconds * 2.0 ** min(tried, 20))
+    return longest * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+
+
+def _with_seconds_left(progress: Progress, elapsed: float) -> Progress:
+    """Fill in the seconds left, from the share done so far, where the method does not say."""
+    if progress.seconds_left is not None or not 0.0 < progress.fraction <= 1.0:
+        return progress
+    return replace(progress, seconds_left=elapsed * (1.0 - progress.fraction) / progress.fraction)
