@@ -2,11 +2,11 @@
 
     python -m bench.jobs [--jobs 10000] [--json]
 
-No-op jobs through the store, on SQLite with one embedded worker, and on PostgreSQL with a broker and one or two
-Celery workers; in the same run, beside as many no-op tasks of bare Celery with the Redis result backend, whose
-results live in memory and are committed nowhere. Then how long 1,000 jobs in one POST take, and a lone job from
-submit to start with an idle worker. Targets: 0.25 of bare Celery; 1,000 in one call under 1 s; start under
-100 ms with a broker and 500 ms without.
+No-op jobs through the store, on SQLite with one embedded worker, and on PostgreSQL with a broker and one or
+two Celery workers; in the same run, beside as many no-op tasks of bare Celery with the Redis result backend,
+whose results live in memory and are committed nowhere. Then how long 1,000 jobs in one call take, and a lone
+job from submit to start with an idle worker. Targets: 0.25 of bare Celery; 1,000 in one call under 1 s; start
+under 100 ms with a broker and 500 ms without.
 """
 
 from __future__ import annotations

@@ -1,29 +1,37 @@
 """The queue is a doorbell: it wakes a worker, and the store says what there is to do.
 
-A message carries a job's id and nothing else. Losing or repeating one changes nothing: whoever is woken
-claims the job first in line, and what nobody was woken for is rung again (`headstart.upkeep`).
+A message is a knock. It carries a job's id and nothing else, and losing or repeating one changes nothing:
+who is woken runs the jobs first in line for a while and, if more wait, knocks for the next. So a few knocks
+do for any number of jobs, and a line that nobody was woken for is rung for again (`headstart.upkeep`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from celery import Celery
 
 QUEUES = ("cpu", "gpu")
 RUN_JOB = "headstart.run_job"
+MOST_KNOCKS = 100  # at a time: as many workers are woken at once; each knock goes on until the line is empty
 SLACK_SECONDS = 3600.0  # by which the broker waits longer for an acknowledgement than a job may run
 CONNECT_SECONDS = 2.0
+# A sender does not wait for a broker that is gone: once, and once more in case the connection was stale.
+IMPATIENT = {"max_retries": 1, "interval_start": 0.0, "interval_step": 0.1, "interval_max": 0.1}
 
 
 class Queue(Protocol):
     """Wakes workers."""
 
     def ring(self, jobs: Iterable[tuple[int, str]]) -> bool:
-        """Wake a worker for each (job id, queue). False, and no exception, where nobody could be reached."""
+        """Wake workers for these (job id, queue), at most MOST_KNOCKS for each queue.
+
+        False, and no exception, where nobody could be reached.
+        """
         ...
 
     def depth(self, queue: str) -> int | None:
@@ -48,12 +56,13 @@ class CeleryQueue:
 
     def __init__(self, broker: str) -> None:
         self._app = celery_app(broker)
+        self._app.conf.broker_transport_options |= IMPATIENT
 
     def ring(self, jobs: Iterable[tuple[int, str]]) -> bool:
         """See Queue. Messages that were sent before the broker went away stay sent."""
         try:
             with self._app.producer_or_acquire() as producer:
-                for job_id, queue in jobs:
+                for job_id, queue in _knocks(jobs):
                     self._app.send_task(
                         RUN_JOB, (job_id,), queue=queue, producer=producer, ignore_result=True, retry=False
                     )
@@ -72,6 +81,15 @@ class CeleryQueue:
             if not _of_the_broker(error):
                 raise
             return None
+
+
+def _knocks(jobs: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """The first jobs of each queue: as many as are worth a knock."""
+    sent: Counter[str] = Counter()
+    for job_id, queue in jobs:
+        if sent[queue] < MOST_KNOCKS:
+            sent[queue] += 1
+            yield job_id, queue
 
 
 def open_queue(broker: str) -> Queue:

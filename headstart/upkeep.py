@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from headstart.errors import StoreUnavailable
-from headstart.queue import QUEUES
+from headstart.queue import MOST_KNOCKS, QUEUES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +26,6 @@ REFIT_SECONDS = (
     2.0  # between the starts of two refits, by whichever process: scores that come together share one
 )
 RING_AGAIN_SECONDS = 5.0  # after which a waiting job is rung for again
-MOST_RINGS = 1000  # at a time
 SENDERS = 4  # of webhooks: a receiver that does not answer holds one of them up
 STOP_SECONDS = 2.0  # how long a stop waits; a claim it leaves behind runs out and is taken again
 
@@ -147,7 +146,7 @@ def requeue(store: Store, queue: Queue, log: Any) -> bool:
         sent = queue.depth(name)
         if sent is None:
             continue  # no broker, or it does not answer
-        missing = min(MOST_RINGS, store.count_due(name) - sent)
+        missing = min(MOST_KNOCKS, store.count_due(name)) - sent
         if missing > 0 and (unrung := store.take_unrung(name, RING_AGAIN_SECONDS, missing)):
             queue.ring((job_id, name) for job_id in unrung)
             log.info("rung_again", queue=name, jobs=len(unrung))

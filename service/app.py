@@ -10,13 +10,29 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from headstart import __version__
+from headstart.methods import known_methods
+from headstart.queue import open_queue
 from service import schemas
+from service.auth import Gate, Keys
 from service.deps import State
+from service.doorbell import Doorbell
 from service.errors import add_error_handlers
+from service.feed import Feed
 from service.importing import EmbeddedWorker
 from service.metrics import Exposition, RequestMetrics
 from service.middleware import FrontDoor
-from service.routes import checkpoints, families, health, imports, methods, recommend, scores, targets
+from service.routes import (
+    checkpoints,
+    deliveries,
+    families,
+    health,
+    imports,
+    jobs,
+    methods,
+    recommend,
+    scores,
+    targets,
+)
 from service.snapshot import Snapshots
 
 if TYPE_CHECKING:
@@ -38,6 +54,8 @@ ROUTERS = (
     scores.router,
     methods.router,
     imports.router,
+    jobs.router,
+    deliveries.router,
     health.router,
 )
 
@@ -45,12 +63,18 @@ ROUTERS = (
 def create_app(settings: Settings, store: Store) -> FastAPI:
     """Build the app around an open store."""
     requests = RequestMetrics()
+    known = known_methods(settings.methods)
+    keys = Keys(store, settings.snapshot_seconds)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         snapshots = Snapshots(store, settings.snapshot_seconds)
         snapshots.start()
-        worker = EmbeddedWorker(store, settings, _to_stderr) if settings.embedded_worker else None
+        keys.start()
+        queue = open_queue(settings.broker.get_secret_value())
+        worker = EmbeddedWorker(store, settings, queue, _to_stderr) if settings.embedded_worker else None
+        doorbell = Doorbell(queue)
+        feed = app.state.feed = Feed(store)  # a server that stops closes it first, since it waits for streams
         if worker is not None:
             worker.start()
         try:
@@ -58,12 +82,17 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
                 settings=settings,
                 store=store,
                 snapshots=snapshots,
-                metrics=Exposition(requests, store, snapshots),
+                metrics=Exposition(requests, store, snapshots, doorbell, feed),
                 worker=worker,
+                methods=known,
+                doorbell=doorbell,
+                feed=feed,
             )
         finally:
+            feed.close()
             if worker is not None:
                 worker.stop()
+            keys.stop()
             snapshots.stop()
 
     app = FastAPI(
@@ -76,6 +105,7 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
     app.add_middleware(
         FrontDoor,
         metrics=requests,
+        gate=Gate(settings, keys),
         max_body_bytes=settings.max_body_bytes,
         max_upload_bytes=settings.max_upload_bytes,
     )
@@ -97,7 +127,10 @@ def _complete_openapi(app: FastAPI) -> None:
                 [(schemas.Problem, "serialization"), (schemas.ImportRequest, "validation")],
                 ref_template="#/components/schemas/{model}",
             )
-            document.setdefault("components", {}).setdefault("schemas", {}).update(extra["$defs"])
+            components = document.setdefault("components", {})
+            components.setdefault("schemas", {}).update(extra["$defs"])
+            components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+            document["security"] = [{"bearer": []}, {}]  # whether a key is needed is the settings' to say
             app.openapi_schema = document
         return app.openapi_schema
 

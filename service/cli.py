@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,8 +13,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from typer.core import TyperGroup
 
-from service import tables
+from service import jobs_cli, keys_cli, tables
 from service.client import Client, Refused
+from service.command import DEFAULT_URL, AsJson, Limit, Url, group, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,26 +36,17 @@ class _OneSentence(TyperGroup):
             raise typer.Exit(1) from None
 
 
-def _group(text: str, **options: Any) -> typer.Typer:
-    return typer.Typer(
-        help=text, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **options
-    )
-
-
-app = _group(
+app = group(
     "Which base model should I start my finetune from?\n\nStart with: headstart serve",
     no_args_is_help=True,
     cls=_OneSentence,
 )
-importing = _group("Import scores: published tables, or your own finetuning history.", no_args_is_help=True)
-scoring = _group("List the scores; set and lift quarantine.", invoke_without_command=True)
+importing = group("Import scores: published tables, or your own finetuning history.", no_args_is_help=True)
+scoring = group("List the scores; set and lift quarantine.", invoke_without_command=True)
 app.add_typer(importing, name="import")
 app.add_typer(scoring, name="scores")
-
-Url = Annotated[str, typer.Option(envvar="HEADSTART_URL", help="Where the service is.", show_default=True)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the JSON of the answer instead of a table.")]
-Limit = Annotated[int, typer.Option(min=1, max=100_000, help="How many at most.")]
-DEFAULT_URL = "http://127.0.0.1:8000"
+app.add_typer(jobs_cli.app, name="jobs")
+app.add_typer(keys_cli.app, name="keys")
 
 
 def main() -> None:
@@ -63,23 +54,22 @@ def main() -> None:
     app()
 
 
-def _print_json(data: Any) -> None:
-    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
-
-
 @app.command("serve")
 def serve_command(
     host: Annotated[str | None, typer.Option(help="Address to serve on [HEADSTART_HOST].")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one [HEADSTART_PORT].")] = None,
     logs: Annotated[bool, typer.Option("--logs", help="Write JSON log lines to stderr.")] = False,
+    worker: Annotated[
+        bool, typer.Option("--worker", help="Run jobs as well, in a worker process beside the service.")
+    ] = False,
 ) -> None:
     """Serve on this machine, with the settings of the environment (HEADSTART_*).
 
-    Example: headstart serve --port 9000
+    Example: headstart serve --worker --port 9000
     """
     from service.serving import serve  # noqa: PLC0415 - the client commands need none of it
 
-    serve(host=host, port=port, logs=logs)
+    serve(host=host, port=port, logs=logs, worker=worker)
 
 
 @app.command()
@@ -116,7 +106,7 @@ def recommend(
     with Client(url) as client:
         advice = client.request("POST", "/recommend", json=_given(question))
     if as_json:
-        _print_json(advice)
+        print_json(advice)
     else:
         tables.show_advice(advice)
 
@@ -135,7 +125,7 @@ def families(
     with Client(url) as client:
         page = client.listed("/families" if name is None else f"/families/{_quoted(name)}/ranking", {}, limit)
     if as_json:
-        _print_json(page)
+        print_json(page)
     elif name is None:
         tables.show_families(page)
     else:
@@ -241,7 +231,7 @@ def _change(url: str, score_id: int, change: dict[str, Any], *, as_json: bool) -
     with Client(url) as client:
         score = client.request("PATCH", f"/scores/{score_id}", json=change)
     if as_json:
-        _print_json(score)
+        print_json(score)
     else:
         tables.show_scores({"items": [score], "next_page_token": None})
 
@@ -298,7 +288,7 @@ def _import(kind: str, source: str, paths: list[Path], url: str, *, no_wait: boo
             accepted = client.request("POST", "/imports", json={"kind": kind, "source": source})
         done = accepted if no_wait else _follow(client, accepted, quiet=as_json)
     if as_json:
-        _print_json(done)
+        print_json(done)
     elif no_wait:
         tables.say(f"Import {done['id']} is {done['state']}. Follow it at GET /imports/{done['id']}.")
     if done["state"] == "failed":
@@ -330,7 +320,7 @@ def _follow(client: Client, accepted: dict[str, Any], *, quiet: bool) -> dict[st
 
 def _show(page: dict[str, Any], as_json: bool, table: Callable[[dict[str, Any]], None]) -> None:
     if as_json:
-        _print_json(page)
+        print_json(page)
     else:
         table(page)
         tables.show_more(page)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import re
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
+API_KEY = "HEADSTART_API_KEY"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 PAGE = 500
 
 
 class Refused(Exception):
     """The command cannot be done; the message is a sentence for the person at the terminal."""
+
+
+class BrokenOff(Refused):
+    """The service went away in the middle of a stream: it may come back."""
 
 
 class Client:
@@ -25,7 +32,8 @@ class Client:
         try:
             host = httpx.URL(url).host
             # A proxy of the environment is for the world outside, never for this machine.
-            self._http = httpx.Client(base_url=url, timeout=60.0, trust_env=host not in LOOPBACK)
+            trusts = host not in LOOPBACK
+            self._http = httpx.Client(base_url=url, headers=_credentials(), timeout=60.0, trust_env=trusts)
         except (httpx.InvalidURL, ValueError) as error:
             raise Refused(f"The URL {url!r} cannot be used ({error}). Give --url http://HOST:PORT.") from None
 
@@ -55,6 +63,19 @@ class Client:
             return self._json(response)
         raise Refused(_sentence(response))
 
+    def streamed(self, path: str, headers: Mapping[str, str]) -> Iterator[str]:
+        """Yield the text of a long answer as it comes; BrokenOff where the service cannot be reached."""
+        try:
+            with self._http.stream("GET", path, headers=dict(headers)) as response:
+                if response.is_success:
+                    yield from response.iter_text()
+                    return
+                response.read()
+        except httpx.TransportError as error:
+            what = f"The service at {self._url} went away ({type(error).__name__}). Is it still running?"
+            raise BrokenOff(what) from None
+        raise (BrokenOff if response.is_server_error else Refused)(_sentence(response))
+
     def listed(self, path: str, params: Mapping[str, Any], limit: int) -> dict[str, Any]:
         """Read a list, page by page, up to `limit` items."""
         items: list[Any] = []
@@ -73,6 +94,14 @@ class Client:
             return response.json()
         except ValueError:
             raise Refused(f"What answers at {self._url} is not Headstart. Check --url.") from None
+
+
+def _credentials() -> dict[str, str]:
+    """The API key of the environment, if there is one."""
+    key = os.environ.get(API_KEY, "").strip()
+    if key and not re.fullmatch(r"[!-~]+", key):
+        raise Refused(f"What {API_KEY} holds is not an API key. Set it to one as it was shown, or unset it.")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _token(token: str | None) -> dict[str, str]:

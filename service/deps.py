@@ -2,15 +2,18 @@
 
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, TypedDict, TypeVar
 
 from fastapi import Depends, Request
 
 from headstart.entities import Page
 from headstart.errors import InvalidInput, Problem
+from headstart.method import Method
 from headstart.settings import Settings
 from headstart.store import Store
+from service.doorbell import Doorbell
+from service.feed import Feed
 from service.importing import EmbeddedWorker
 from service.metrics import Exposition
 from service.schemas import PageQuery
@@ -27,6 +30,9 @@ class State(TypedDict):
     snapshots: Snapshots
     metrics: Exposition
     worker: EmbeddedWorker | None
+    methods: Mapping[str, Method]
+    doorbell: Doorbell
+    feed: Feed
 
 
 # Coroutines, since a plain function would cost a hop to the thread pool for an attribute.
@@ -48,6 +54,18 @@ async def _metrics(request: Request) -> Exposition:
     return request.state.metrics  # type: ignore[no-any-return]
 
 
+async def _methods(request: Request) -> Mapping[str, Method]:
+    return request.state.methods  # type: ignore[no-any-return]
+
+
+async def _doorbell(request: Request) -> Doorbell:
+    return request.state.doorbell  # type: ignore[no-any-return]
+
+
+async def _feed(request: Request) -> Feed:
+    return request.state.feed  # type: ignore[no-any-return]
+
+
 async def _wake(request: Request) -> Callable[[], None]:
     worker: EmbeddedWorker | None = request.state.worker
     return worker.wake if worker is not None else _nobody
@@ -61,6 +79,9 @@ SettingsDep = Annotated[Settings, Depends(_settings)]
 StoreDep = Annotated[Store, Depends(_store)]
 SnapshotsDep = Annotated[Snapshots, Depends(_snapshots)]
 MetricsDep = Annotated[Exposition, Depends(_metrics)]
+MethodsDep = Annotated[Mapping[str, Method], Depends(_methods)]
+DoorbellDep = Annotated[Doorbell, Depends(_doorbell)]
+FeedDep = Annotated[Feed, Depends(_feed)]
 WakeDep = Annotated[Callable[[], None], Depends(_wake)]
 
 

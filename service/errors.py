@@ -49,14 +49,16 @@ STATUS: dict[type[errors.HeadstartError], int] = {
     errors.BrokenFile: 422,
     errors.Conflict: 409,
     errors.TooLarge: 413,
+    errors.Unauthorized: 401,
     errors.Forbidden: 403,
+    errors.RateLimited: 429,
     errors.Unreachable: 502,
     errors.StoreUnavailable: 503,
     UnreadableBody: 400,
     UnsupportedMediaType: 415,
     errors.HeadstartError: 500,
 }
-RETRY_AFTER = {503: "2"}
+HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "2"}}
 _CODES = {400: "unreadable_body", 404: "no_route", 405: "method_not_allowed", 413: "too_large"}
 
 
@@ -89,13 +91,10 @@ def problem(
             for p in problems[:MOST_PROBLEMS]
         ],
     }
-    all_headers = dict(headers or {})
-    if status in RETRY_AFTER:
-        all_headers["Retry-After"] = RETRY_AFTER[status]
     return Response(
         json.dumps(body, ensure_ascii=False).encode(),
         status_code=status,
-        headers=all_headers,
+        headers={**HEADERS.get(status, {}), **(headers or {})},
         media_type="application/problem+json",
     )
 
@@ -107,7 +106,9 @@ def status_of(error: errors.HeadstartError) -> int:
 
 def from_error(scope: Scope, error: errors.HeadstartError) -> Response:
     """Answer with an error that is meant for people."""
-    return problem(scope, status_of(error), error.code, error.message, problems=error.problems)
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, errors.RateLimited) else None
+    status = status_of(error)
+    return problem(scope, status, error.code, error.message, problems=error.problems, headers=headers)
 
 
 def unexpected(scope: Scope) -> Response:
@@ -175,18 +176,20 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     reference = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {
         status: {"description": _DESCRIPTIONS[status], "content": {"application/problem+json": reference}}
-        for status in sorted({*statuses, 413, 422, 500, 503})
+        for status in sorted({*statuses, 401, 403, 413, 422, 429, 500, 503})
     }
 
 
 _DESCRIPTIONS = {
     400: "The body cannot be read; the detail says where.",
-    403: "A path or address outside what the settings allow.",
+    401: "An API key is needed, or the one given is not in force.",
+    403: "The API key's scope is too small, or the settings do not allow it.",
     404: "No such thing; the nearest known names are in the detail.",
     409: "At odds with what the store holds.",
     413: "The body is over the limit.",
     415: "The body is of another content type than the route takes.",
     422: "Input that can never work; each field is named in `errors`.",
+    429: "More requests than the API key may send; try again after `Retry-After` seconds.",
     500: "A failure of ours; the request id finds it in the log.",
     502: "A source cannot be read.",
     503: "The store does not answer; try again after `Retry-After` seconds.",

@@ -1,12 +1,16 @@
-"""Idempotency-Key on POSTs that create: the first answer is recorded and given again."""
+"""Idempotency-Key on POSTs that create: the first answer is recorded and given again, to the same client."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import Header
+from fastapi import Depends, Header
 from pydantic import StringConstraints
 from pydantic.json_schema import SkipJsonSchema
+from starlette.requests import Request  # noqa: TC002 - FastAPI reads the annotation
+
+from service.auth import KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,7 +18,7 @@ if TYPE_CHECKING:
     from headstart.entities import RecordedResponse
     from headstart.store import Store
 
-IdempotencyKey = Annotated[
+_Given = Annotated[
     Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._:-]+$")]
     | SkipJsonSchema[None],
     Header(
@@ -24,19 +28,42 @@ IdempotencyKey = Annotated[
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class RequestKey:
+    """An Idempotency-Key, and whose: two clients may think of the same one, and must not meet."""
+
+    given: str
+    owner: int | None  # id of the API key of who sent it
+
+    def among(self, route: str) -> str:
+        """The route as the store is told of it: one for each API key."""
+        return route if self.owner is None else f"{route} by key {self.owner}"
+
+
+async def _of_caller(request: Request, idempotency_key: _Given = None) -> RequestKey | None:
+    if idempotency_key is None:
+        return None
+    key = request.scope.get(KEY)
+    return RequestKey(idempotency_key, None if key is None else key.id)
+
+
+IdempotencyKey = Annotated[RequestKey | None, Depends(_of_caller)]
+
+
 def answer_once(
-    store: Store, key: str | None, route: str, digest: str, make: Callable[[], RecordedResponse]
+    store: Store, key: RequestKey | None, route: str, digest: str, make: Callable[[], RecordedResponse]
 ) -> tuple[RecordedResponse, bool]:
     """Return the answer and whether it is a replay. A request that fails gives its key back."""
     if key is None:
         return make(), False
-    recorded = store.begin_request(key, route, digest)
+    given, route = key.given, key.among(route)
+    recorded = store.begin_request(given, route, digest)
     if recorded is not None:
         return recorded, True
     try:
         response = make()
     except BaseException:
-        store.release_request(key, route)
+        store.release_request(given, route)
         raise
-    store.record_response(key, route, response)
+    store.record_response(given, route, response)
     return response, False

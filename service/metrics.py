@@ -9,16 +9,25 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    SummaryMetricFamily,
+)
 
 from headstart.errors import HeadstartError
+from headstart.queue import QUEUES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from prometheus_client.metrics_core import Metric
 
+    from headstart.entities import JobCounts
     from headstart.store import Store
+    from service.doorbell import Doorbell
+    from service.feed import Feed
     from service.snapshot import Snapshots
 
 BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -65,14 +74,71 @@ class RequestMetrics:
         yield latency
 
 
-class _EvidenceMetrics:
-    """What is known and how fresh it is, read from the snapshot and, at most every few seconds, the store."""
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """What the store counts."""
 
-    def __init__(self, store: Store, snapshots: Snapshots) -> None:
+    quarantined: dict[str, int]
+    imports: dict[str, int]
+    deliveries: dict[str, int]
+    jobs: JobCounts
+
+
+class _StoreMetrics:
+    """What the store counts, read at most every few seconds."""
+
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._snapshots = snapshots
         self._counted_at = -STORE_SECONDS
-        self._counts: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        self._counts: _Counts | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        counts = self._read_counts()
+        if counts is None:
+            return  # no number is better than an old one; /readyz says why
+        jobs, none = counts.jobs, dict.fromkeys(QUEUES, 0)
+        yield _by_label("headstart_scores_quarantined", "Quarantined scores.", "reason", counts.quarantined)
+        yield _by_label("headstart_imports", "Imports.", "state", counts.imports)
+        yield _by_label("headstart_deliveries", "Webhooks.", "state", counts.deliveries)
+        yield _by_label("headstart_jobs", "Jobs.", "state", jobs.by_state)
+        yield _by_label("headstart_jobs_failed", "Failed jobs.", "failure", jobs.by_failure)
+        yield _by_label("headstart_queue_depth", "Jobs that wait.", "queue", none | jobs.depth)
+        yield _by_label(
+            "headstart_queue_oldest_seconds",
+            "How long the oldest waiting job has been due.",
+            "queue",
+            none | jobs.oldest_seconds,
+        )
+        seconds = SummaryMetricFamily(
+            "headstart_job_seconds", "Seconds that succeeded jobs ran.", labels=["method"]
+        )
+        for method, (count, total) in jobs.succeeded.items():
+            seconds.add_metric([method], count, total)
+        yield seconds
+
+    def _read_counts(self) -> _Counts | None:
+        if time.monotonic() - self._counted_at >= STORE_SECONDS:
+            store = self._store
+            try:
+                self._counts = _Counts(
+                    store.quarantine_counts(),
+                    store.import_counts(),
+                    store.delivery_counts(),
+                    store.job_counts(),
+                )
+            except HeadstartError:
+                return None
+            self._counted_at = time.monotonic()
+        return self._counts
+
+
+class _ProcessMetrics:
+    """What this process answers from, and how it gets on with the broker and with who listens."""
+
+    def __init__(self, snapshots: Snapshots, doorbell: Doorbell, feed: Feed) -> None:
+        self._snapshots = snapshots
+        self._doorbell = doorbell
+        self._feed = feed
 
     def collect(self) -> Iterator[Metric]:
         current = self._snapshots.current
@@ -87,21 +153,17 @@ class _EvidenceMetrics:
                 "Seconds since the snapshot in use was loaded.",
                 max(0.0, time.time() - current.loaded_at),
             )
-        quarantined, imports = self._read_counts()
-        yield _by_label("headstart_scores_quarantined", "Quarantined scores.", "reason", quarantined)
-        yield _by_label("headstart_imports", "Imports.", "state", imports)
-
-    def _read_counts(self) -> tuple[dict[str, int], dict[str, int]]:
-        if time.monotonic() - self._counted_at >= STORE_SECONDS:
-            try:
-                self._counts = (self._store.quarantine_counts(), self._store.import_counts())
-            except HeadstartError:
-                return ({}, {})  # no number is better than an old one; /readyz says why
-            self._counted_at = time.monotonic()
-        return self._counts
+        broker = self._doorbell.broker()
+        if broker != "none":
+            yield GaugeMetricFamily(
+                "headstart_broker_up", "Whether the broker answers.", float(broker == "ok")
+            )
+        yield GaugeMetricFamily(
+            "headstart_event_streams", "Open streams of job events.", self._feed.listening
+        )
 
 
-def _by_label(name: str, text: str, label: str, counts: dict[str, int]) -> GaugeMetricFamily:
+def _by_label(name: str, text: str, label: str, counts: Mapping[str, float]) -> GaugeMetricFamily:
     family = GaugeMetricFamily(name, text, labels=[label])
     for value, count in counts.items():
         family.add_metric([value], count)
@@ -111,9 +173,12 @@ def _by_label(name: str, text: str, label: str, counts: dict[str, int]) -> Gauge
 class Exposition:
     """All metrics of one app, in a registry of its own so that two apps live in one process."""
 
-    def __init__(self, requests: RequestMetrics, store: Store, snapshots: Snapshots) -> None:
+    def __init__(
+        self, requests: RequestMetrics, store: Store, snapshots: Snapshots, doorbell: Doorbell, feed: Feed
+    ) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        collectors: Iterable[Any] = (requests, _EvidenceMetrics(store, snapshots))
+        processes = _ProcessMetrics(snapshots, doorbell, feed)
+        collectors: Iterable[Any] = (requests, processes, _StoreMetrics(store))
         for collector in collectors:
             self._registry.register(collector)
 

@@ -1,4 +1,4 @@
-"""The one middleware: request ids, body limits, counting, and the answer to an unexpected exception.
+"""The one middleware: request ids, API keys, body limits, counting, and answers to unexpected exceptions.
 
 Pure ASGI, and short, since it is on the path of every /recommend: a pass over the headers, one
 closure around `send`, and one around `receive` only where the length of the body is not announced.
@@ -16,12 +16,14 @@ import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from headstart.errors import TooLarge
+from headstart.errors import HeadstartError, TooLarge
+from service.auth import KEY, Caller
 from service.errors import REQUEST_ID, from_error, unexpected
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from service.auth import Gate
     from service.metrics import RequestMetrics
 
 UPLOADS = "/imports"
@@ -33,10 +35,17 @@ class FrontDoor:
     """See the module."""
 
     def __init__(
-        self, app: ASGIApp, *, metrics: RequestMetrics, max_body_bytes: int, max_upload_bytes: int
+        self,
+        app: ASGIApp,
+        *,
+        metrics: RequestMetrics,
+        gate: Gate,
+        max_body_bytes: int,
+        max_upload_bytes: int,
     ) -> None:
         self._app = app
         self._metrics = metrics
+        self._gate = gate
         self._max_body = max_body_bytes
         self._max_upload = max_upload_bytes
         self._prefix = secrets.token_hex(6)
@@ -48,29 +57,33 @@ class FrontDoor:
             await self._app(scope, receive, send)
             return
         started = perf_counter()
-        length, request_id = self._read_headers(scope)
+        length, request_id, caller = self._read_headers(scope)
         scope[REQUEST_ID] = request_id.decode()
+        added = [(b"x-request-id", request_id)]
         status = 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+                message["headers"] = [*message["headers"], *added]
             await send(message)
 
         limit = self._max_upload if scope["path"] == UPLOADS and scope["method"] == "POST" else self._max_body
         try:
-            if length is None:
+            refusal = self._refusal(scope, caller, added, length, limit)
+            if refusal is not None:
+                await from_error(scope, refusal)(scope, receive, send_with_id)
+            elif length is None:
                 await self._app(scope, _counted(receive, limit), send_with_id)
-            elif length > limit:
-                await from_error(scope, _too_large(limit))(scope, receive, send_with_id)
             else:  # the server holds the client to the length it announced
                 await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
             status = status or 499
         except Exception:
-            _log.exception("request_failed", request_id=scope[REQUEST_ID], path=scope["path"])
+            key = scope.get(KEY)
+            about = {"path": scope["path"], "key": key and key.name}
+            _log.exception("request_failed", request_id=scope[REQUEST_ID], **about)
             if status:
                 raise  # half an answer is out: the server closes the connection
             await unexpected(scope)(scope, receive, send_with_id)
@@ -79,15 +92,37 @@ class FrontDoor:
             name, method = (route.path_format, scope["method"]) if route is not None else ("other", "any")
             self._metrics.observe(name, method, status, perf_counter() - started)
 
-    def _read_headers(self, scope: Scope) -> tuple[int | None, bytes]:
+    def _refusal(
+        self,
+        scope: Scope,
+        caller: Caller,
+        added: list[tuple[bytes, bytes]],
+        length: int | None,
+        limit: int,
+    ) -> HeadstartError | None:
+        """Why the request goes no further, if it does not."""
+        try:
+            self._gate.admit(scope, caller, added)
+        except HeadstartError as error:
+            return error
+        return _too_large(limit) if length is not None and length > limit else None
+
+    def _read_headers(self, scope: Scope) -> tuple[int | None, bytes, Caller]:
         length: int | None = None
-        request_id: bytes | None = None
+        request_id = authorization = host = origin = None
         for name, value in scope["headers"]:
             if name == b"content-length":
                 length = int(value) if value.isdigit() and len(value) <= 18 else 1 << 62
             elif name == b"x-request-id" and _GIVEN_ID.fullmatch(value):
                 request_id = value
-        return length, request_id or b"%s-%x" % (self._prefix.encode(), next(self._numbers))
+            elif name == b"authorization":
+                authorization = value
+            elif name == b"host":
+                host = value
+            elif name == b"origin":
+                origin = value
+        request_id = request_id or b"%s-%x" % (self._prefix.encode(), next(self._numbers))
+        return length, request_id, Caller(authorization, host, origin)
 
 
 def _counted(receive: Receive, limit: int) -> Receive:

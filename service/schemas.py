@@ -208,6 +208,9 @@ class Method(_Out):
     paper: str
     equation: str
     summary: str
+    runnable: bool = Field(description="POST /jobs measures with it; false: its scores are imported.")
+    queue: Literal["cpu", "gpu"] = Field(description="With which workers its jobs wait.")
+    params: dict[str, Any] = Field(description="JSON Schema of the params of its jobs.")
 
 
 class MethodPage(Page[Method]):
@@ -274,3 +277,7 @@ class Readiness(BaseModel):
 
     status: Literal["ready"] = "ready"
     evidence_version: int = Field(description="Of the snapshot that /recommend answers from.")
+    broker: Literal["none", "ok", "unreachable"] = Field(
+        description="What rings the workers. Unreachable is ready all the same: answers and submissions go "
+        "on, and jobs are rung for again later."
+    )

@@ -2,43 +2,74 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import sys
-from contextlib import closing, suppress
-from ipaddress import ip_address
+from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING
 
-import structlog
 import uvicorn
 from pydantic import ValidationError
 
 from headstart.errors import HeadstartError
+from headstart.logs import configure_logs
 from headstart.settings import Settings
 from headstart.store import Store, upgrade_schema
 from service.app import create_app
-from service.client import Refused
+from service.auth import needs_keys
+from service.client import API_KEY, Refused
+from service.hosts import is_loopback
+from service.worker_process import COMMAND, WorkerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fastapi import FastAPI
+
 QUESTION = '{"family":"roberta-base","target":{"name":"rte"}}'
 
 
-def serve(*, host: str | None, port: int | None, logs: bool) -> None:
-    """Serve until stopped; raise Refused with a sentence where that cannot begin."""
+def serve(*, host: str | None, port: int | None, logs: bool, worker: bool = False) -> None:
+    """Serve until stopped, with a worker process beside it if asked for.
+
+    Raises Refused with a sentence where that cannot begin.
+    """
     settings = read_settings(host=host, port=port)
-    check_bind(settings)
-    configure_logs(logs)
-    listener = _listen(settings.host, settings.port)
-    with closing(listener), closing(open_store(settings.store.get_secret_value())) as store:
-        shown = _shown_url(settings.host, listener.getsockname()[1])
-        app = create_app(settings, store)
+    if worker:
+        settings = settings.model_copy(update={"embedded_worker": False})  # that process keeps the store up
+    configure_logs(json_lines=logs)
+    with ExitStack() as stack:
+        store = stack.enter_context(closing(open_store(settings.store.get_secret_value())))
+        check_bind(settings, store)
+        listener = stack.enter_context(closing(_listen(settings.host, settings.port)))
+        greeting = _greeting(settings, listener.getsockname()[1])
+        app = _app(settings, store)
         config = uvicorn.Config(
             app, loop="auto", http="httptools", access_log=False, log_level="warning", lifespan="on"
         )
+
+        def end_streams() -> None:
+            app.state.feed.close()  # which the app makes when it starts
+
+        if worker:
+            stack.callback(_worker(store, logs=logs).stop)
         with suppress(KeyboardInterrupt):  # uvicorn has shut down by then and repeats the signal
-            _Server(config, lambda: _greet(shown)).run(sockets=[listener])
+            _Server(config, lambda: print(greeting, flush=True), end_streams).run(sockets=[listener])
+
+
+def _app(settings: Settings, store: Store) -> FastAPI:
+    try:
+        return create_app(settings, store)
+    except HeadstartError as error:  # a method of the settings that cannot be used
+        raise Refused(error.message) from None
+
+
+def _worker(store: Store, *, logs: bool) -> WorkerProcess:
+    if store.in_memory:
+        raise Refused(
+            "A worker cannot see a store in memory. Name a file in HEADSTART_STORE, or leave --worker out."
+        )
+    command = COMMAND if logs else (*COMMAND, "--quiet")
+    return WorkerProcess(lambda sentence: print(sentence, file=sys.stderr, flush=True), command)
 
 
 def read_settings(**given: str | int | None) -> Settings:
@@ -51,14 +82,20 @@ def read_settings(**given: str | int | None) -> Settings:
         raise Refused(f"The setting {name} cannot be used: {first['msg']}. Correct or unset it.") from None
 
 
-def check_bind(settings: Settings) -> None:
-    """Refuse an address that others can reach, unless the settings say that it is meant."""
-    if settings.open_bind or _is_loopback(settings.host):
+def check_bind(settings: Settings, store: Store) -> None:
+    """Refuse an address that others can reach while there is no key to tell them apart by."""
+    if not needs_keys(settings):
         return
-    raise Refused(
-        f"Others could reach {settings.host}, and there are no API keys yet. Serve on 127.0.0.1, or set "
-        "HEADSTART_OPEN_BIND=true where something in front of the service checks who asks."
-    )
+    try:
+        keys = store.keys()
+    except HeadstartError as error:
+        raise Refused(error.message) from None
+    if all(key.revoked_at is not None for key in keys):
+        raise Refused(
+            f"Others could reach {settings.host}, and there is no API key yet. Make one with `headstart keys "
+            "create NAME --scope admin`, or serve on 127.0.0.1, or set HEADSTART_OPEN_BIND=true where "
+            "something in front of the service checks who asks."
+        )
 
 
 def open_store(url: str) -> Store:
@@ -77,35 +114,6 @@ def open_store(url: str) -> Store:
     return store
 
 
-def configure_logs(logs: bool) -> None:
-    """JSON lines of everything with --logs; otherwise only warnings, so that a terminal stays readable."""
-    level = logging.INFO if logs else logging.WARNING
-    rendered: list[structlog.typing.Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
-        if logs
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *rendered,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
-    )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def _listen(host: str, port: int) -> socket.socket:
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -121,25 +129,33 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _shown_url(host: str, port: int) -> str:
-    named = "localhost" if _is_loopback(host) or host in ("0.0.0.0", "::") else host  # noqa: S104
-    return f"{named}:{port}"
-
-
-def _greet(url: str) -> None:
-    print(f"Headstart serves on http://{url} (documentation at /docs). Ask it:\n")
-    print(f"curl -s {url}/recommend -d '{QUESTION}' -H 'content-type: application/json'\n", flush=True)
+def _greeting(settings: Settings, port: int) -> str:
+    host = settings.host
+    url = f"{'localhost' if is_loopback(host) or host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104
+    key = f' -H "Authorization: Bearer ${API_KEY}"' if needs_keys(settings) else ""
+    return (
+        f"Headstart serves on http://{url} (documentation at /docs). Ask it:\n\n"
+        f"curl -s {url}/recommend -d '{QUESTION}' -H 'content-type: application/json'{key}\n"
+    )
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn's server that says when it can be asked."""
+    """Uvicorn's server that says when it can be asked, and before it waits for connections to end."""
 
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, on_started: Callable[[], None], on_stopping: Callable[[], None]
+    ) -> None:
         super().__init__(config)
         self._on_started = on_started
+        self._on_stopping = on_stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then tell."""
         await super().startup(sockets=sockets)
         if self.started:
             self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Tell, then stop."""
+        self._on_stopping()
+        await super().shutdown(sockets=sockets)

@@ -65,23 +65,9 @@ async def read_body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-def refuse_foreign_page(request: Request) -> None:
-    """Refuse a form sent by a web page of another site.
-
-    Browsers ask before they send JSON across sites, but not before they send a form, so that any page a
-    person looks at could otherwise put scores into the service on their machine.
-    """
-    origin = request.headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
-        raise Forbidden(
-            f"A web page of {origin[:100]!r} may not upload here. Upload with `headstart import` or curl."
-        )
-
-
 @asynccontextmanager
 async def read_upload(request: Request) -> AsyncIterator[Upload]:
     """Read the form of POST /imports; its files live as long as the context."""
-    refuse_foreign_page(request)
     try:
         form = await request.form(max_files=MOST_FILES, max_fields=8, max_part_size=4096)
     except HTTPException as error:

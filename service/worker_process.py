@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-COMMAND = (sys.executable, "-m", "worker", "--quiet")
+COMMAND = (sys.executable, "-m", "worker")
 STOP_SECONDS = 20.0  # for giving its jobs back; then it is killed, and their leases run out
 FIRST_PAUSE_SECONDS = (
     1.0  # before a worker that ended by itself is started again; doubled while it goes on so

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,7 +163,18 @@ def _measure(order: Order, methods: dict[str, Method], link: _Link) -> Measureme
     )
     found = method.run(bench, method.params.model_validate(order.params))
     _check(found, method)
-    return found
+    return replace(found, details=_finite(found.details))
+
+
+def _finite(details: Any) -> Any:
+    """Diagnostics as JSON can hold them: what is no number there becomes null."""
+    if isinstance(details, float):
+        return details if abs(details) < float("inf") else None
+    if isinstance(details, dict):
+        return {str(name): _finite(value) for name, value in details.items()}
+    if isinstance(details, list | tuple):
+        return [_finite(value) for value in details]
+    return details
 
 
 def _check(found: Measurement, method: Method) -> None:

@@ -11,9 +11,16 @@ from sqlalchemy import and_, func, insert, select, update
 from headstart.entities import Heartbeat, JobState, Progress
 from headstart.failures import WorkerLost
 from headstart.store import job_statements as statements
-from headstart.store.engine import EVIDENCE_LOCK, lock
 from headstart.store.job_statements import times
-from headstart.store.jobs import move, note_move, progress_columns, read, storable
+from headstart.store.jobs import (
+    job_of,
+    move,
+    note_move,
+    progress_columns,
+    read,
+    release_webhooks,
+    storable,
+)
 from headstart.store.scores import raise_version
 from headstart.store.tables import IN_FORCE, KEY, jobs, scores
 
@@ -31,8 +38,11 @@ CONTRADICTS = "contradicts"
 
 def claim(connection: Connection, queues: Sequence[str], lease_seconds: float, now: Moment) -> Job | None:
     """Take the job first in line: of those due the highest priority, then the longest due."""
-    statement = statements.claim(isinstance(now, datetime), tuple(queues))
-    claimed = connection.execute(statement, times(now, lease_seconds)).one_or_none()
+    given, moment = isinstance(now, datetime), times(now, lease_seconds)
+    if connection.dialect.name == "postgresql":
+        seen = connection.execute(statements.claim_at_once(given, tuple(queues)), moment).one_or_none()
+        return None if seen is None else job_of(seen)
+    claimed = connection.execute(statements.claim(given, tuple(queues)), moment).one_or_none()
     if claimed is None:
         return None
     note_move(connection, claimed, None, now)
@@ -76,14 +86,22 @@ def succeed(
 ) -> bool:
     """End the job with its score, in one transaction; False if the claim is lost."""
     given = isinstance(now, datetime)
-    held = {"job_id": job_id, "held_attempt": attempt}
+    held = {"job_id": job_id, "held_attempt": attempt} | times(now)
+    found = {"new_result": result, "new_seconds": seconds}
     score_id = None
     if measurement is not None:
-        score_id = _store_score(connection, held, measurement, seconds, now)
+        measured = _columns(measurement, job_id, attempt, seconds)
+        if connection.dialect.name == "postgresql":
+            every = held | found | measured
+            ended = connection.execute(statements.succeed_at_once(given), every).one_or_none()
+            if ended is not None:
+                release_webhooks(connection, ended, now)
+                return True
+        score_id = _store_score(connection, held, measured, now)
         if score_id is None:
             return False
-    found = {"new_score_id": score_id, "new_result": result, "new_seconds": seconds}
-    ended = connection.execute(statements.succeed(given), held | found | times(now)).one_or_none()
+    found["new_score_id"] = score_id
+    ended = connection.execute(statements.succeed(given), held | found).one_or_none()
     if ended is None:
         return False
     note_move(connection, ended, None, now)
@@ -213,26 +231,28 @@ def _current(job_id: int, attempt: int) -> ColumnElement[bool]:
 
 
 def _store_score(
-    connection: Connection, held: dict[str, int], measurement: Measurement, seconds: float, now: Moment
+    connection: Connection, held: dict[str, Any], measured: dict[str, Any], now: Moment
 ) -> int | None:
     """Store the score of a running job, or find it stored; None: the claim is lost."""
-    lock(connection, EVIDENCE_LOCK)
-    measured = {
-        "value": measurement.value,
-        "stderr": measurement.stderr,
-        "rows_tested": measurement.rows_tested,
-        "source": f"job {held['job_id']}",
-        "provenance": measurement.details
-        | {"job": held["job_id"], "attempt": held["held_attempt"], "seconds": seconds},
-    }
     statement = statements.store_score(isinstance(now, datetime), connection.dialect.name)
-    stored: int | None = connection.scalar(statement, held | measured | times(now))
+    stored: int | None = connection.scalar(statement, held | measured)
     if stored is not None:
         raise_version(connection)
         return stored
     if _hold_current(connection, held["job_id"], held["held_attempt"]) is None:
         return None
     return _beside_the_held(connection, held["job_id"], measured, now)
+
+
+def _columns(measurement: Measurement, job_id: int, attempt: int, seconds: float) -> dict[str, Any]:
+    """A measurement as the columns of a score."""
+    return {
+        "value": measurement.value,
+        "stderr": measurement.stderr,
+        "rows_tested": measurement.rows_tested,
+        "source": f"job {job_id}",
+        "provenance": measurement.details | {"job": job_id, "attempt": attempt, "seconds": seconds},
+    }
 
 
 def _beside_the_held(connection: Connection, job_id: int, measured: dict[str, Any], now: Moment) -> int:

@@ -16,7 +16,7 @@ from headstart.errors import Conflict, NotFound
 from headstart.store import deliveries
 from headstart.store.bulk import in_chunks
 from headstart.store.catalogue import row_of
-from headstart.store.job_statements import note_event, times
+from headstart.store.job_statements import HIDDEN, NAMES, note_event, times
 from headstart.store.paging import read_page
 from headstart.store.tables import ALIVE, checkpoints, families, job_events, jobs, targets
 
@@ -30,14 +30,8 @@ if TYPE_CHECKING:
 
 LONGEST_TEXT = 2000  # characters of what a job says
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-_HIDDEN = {"params_digest", "key", "run_after", "rung_at", "lease_until", "has_webhook"}
 _JOBS: Select[Any] = (
-    select(
-        *(column for column in jobs.c if column.name not in _HIDDEN),
-        checkpoints.c.name.label("checkpoint"),
-        families.c.name.label("family"),
-        targets.c.name.label("target"),
-    )
+    select(*(column for column in jobs.c if column.name not in HIDDEN), *NAMES)
     .join_from(jobs, checkpoints, jobs.c.checkpoint_id == checkpoints.c.id, isouter=True)
     .join(families, checkpoints.c.family_id == families.c.id, isouter=True)
     .join(targets, jobs.c.target_id == targets.c.id, isouter=True)
@@ -50,7 +44,7 @@ def read(connection: Connection, job_id: int) -> Job:
     row = connection.execute(_ONE, {"wanted": job_id}).one_or_none() if 0 < job_id < 2**63 else None
     if row is None:
         raise NotFound("job", job_id)
-    return _job(row)
+    return job_of(row)
 
 
 def read_many(connection: Connection, job_ids: Iterable[int]) -> dict[int, Job]:
@@ -58,7 +52,7 @@ def read_many(connection: Connection, job_ids: Iterable[int]) -> dict[int, Job]:
     found: dict[int, Job] = {}
     for chunk in in_chunks(set(job_ids)):
         for row in connection.execute(_JOBS.where(jobs.c.id.in_(chunk))):
-            found[row.id] = _job(row)
+            found[row.id] = job_of(row)
     return found
 
 
@@ -83,7 +77,7 @@ def page_of_jobs(
         if value is not None:
             query = query.where(jobs.c[name] == value)
     scope = ("jobs", *given.values())
-    return read_page(connection, query, jobs.c.id, _job, scope=scope, size=size, token=token)
+    return read_page(connection, query, jobs.c.id, job_of, scope=scope, size=size, token=token)
 
 
 def cancel(connection: Connection, job_id: int, now: Moment) -> Job:
@@ -222,7 +216,7 @@ def move(connection: Connection, job_id: int, values: dict[str, Any], now: Momen
 
 
 def note_move(connection: Connection, changed: Row[Any], failure: str | None, now: Moment) -> None:
-    """Note the event of a change of state, and release the webhooks of a job that has ended."""
+    """Note the event of a change of state, and tell of it, if the job has ended."""
     event = {
         "job_id": changed.id,
         "revision": changed.revision,
@@ -231,6 +225,11 @@ def note_move(connection: Connection, changed: Row[Any], failure: str | None, no
         "failure": failure,
     }
     connection.execute(note_event(isinstance(now, datetime)), event | times(now))
+    release_webhooks(connection, changed, now)
+
+
+def release_webhooks(connection: Connection, changed: Row[Any], now: Moment) -> None:
+    """Whoever is to be told of the job's end is told, if that was it."""
     if changed.has_webhook and changed.state not in {JobState.QUEUED, JobState.RUNNING}:
         deliveries.release(connection, changed.id, now)
 
@@ -251,7 +250,8 @@ def storable(text: str) -> str:
     return _UNSTORABLE.sub("\ufffd", text[:LONGEST_TEXT])
 
 
-def _job(row: Row[Any]) -> Job:
+def job_of(row: Row[Any]) -> Job:
+    """The job of a row that has all of its columns but the HIDDEN ones, and the NAMES."""
     columns = dict(row._mapping)
     name = columns.pop("failure_name")
     sentence, remedy = columns.pop("failure_sentence"), columns.pop("failure_remedy")

@@ -131,6 +131,9 @@ def write_quarantine(connection: Connection, score_id: int, reason: str | None, 
     return read_score(connection, score_id)
 
 
+_RAISE = update(evidence).values(version=evidence.c.version + 1)
+
+
 def read_version(connection: Connection) -> int:
     """The evidence version."""
     version: int = connection.execute(select(evidence.c.version)).scalar_one()
@@ -139,7 +142,7 @@ def read_version(connection: Connection) -> int:
 
 def raise_version(connection: Connection) -> None:
     """Raise the evidence version by one: the scores in force changed."""
-    connection.execute(update(evidence).values(version=evidence.c.version + 1))
+    connection.execute(_RAISE)
 
 
 def _score(row: Row[Any]) -> Score:

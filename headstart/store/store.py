@@ -79,7 +79,8 @@ class Store(JobVerbs, KeyVerbs, DeliveryVerbs):
 
     def __init__(self, url: str, clock: Callable[[], datetime] | None = None) -> None:
         super().__init__(url, clock)
-        if in_memory(self.url):
+        self.in_memory = in_memory(self.url)
+        if self.in_memory:
             upgrade_engine(self._engine)
 
     # health

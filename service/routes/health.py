@@ -6,7 +6,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from headstart import __version__
 from headstart.errors import StoreUnavailable
 from service import schemas
-from service.deps import MetricsDep, SnapshotsDep, StoreDep
+from service.deps import DoorbellDep, MetricsDep, SnapshotsDep, StoreDep
 from service.errors import documented
 
 router = APIRouter(tags=["health"])
@@ -19,13 +19,13 @@ async def healthz() -> schemas.Health:
 
 
 @router.get("/readyz", summary="Can it answer?", responses=documented())
-def readyz(store: StoreDep, snapshots: SnapshotsDep) -> schemas.Readiness:
+def readyz(store: StoreDep, snapshots: SnapshotsDep, doorbell: DoorbellDep) -> schemas.Readiness:
     """The store answers with the schema we know and evidence is loaded; otherwise 503 says why not."""
     store.ping()
     current = snapshots.current
     if current is None:
         raise StoreUnavailable("The evidence is not loaded yet. Try again in a few seconds.")
-    return schemas.Readiness(evidence_version=current.evidence_version)
+    return schemas.Readiness(evidence_version=current.evidence_version, broker=doorbell.broker())
 
 
 @router.get(
@@ -41,5 +41,5 @@ def readyz(store: StoreDep, snapshots: SnapshotsDep) -> schemas.Readiness:
     },
 )
 def metrics(exposition: MetricsDep) -> Response:
-    """Requests, latencies, freshness of the evidence, quarantined scores by reason, imports by state."""
+    """Requests, latencies, freshness of the evidence, quarantined scores; imports, jobs, webhooks, broker."""
     return Response(exposition.text(), media_type=CONTENT_TYPE_LATEST)

@@ -12,7 +12,7 @@ from headstart.store import Store
 from service import schemas
 from service.deps import SettingsDep, StoreDep, WakeDep
 from service.errors import documented
-from service.idempotency import IdempotencyKey, answer_once
+from service.idempotency import IdempotencyKey, RequestKey, answer_once
 from service.uploads import Upload, check_source, is_multipart, read_body, read_upload
 from service.validation import is_json, read_json, wrong_content_type
 
@@ -108,7 +108,9 @@ def show_import(store: StoreDep, import_id: Annotated[schemas.Id, Path(examples=
     return schemas.Import.model_validate(store.get_import(import_id))
 
 
-def _from_source(store: Store, key: str | None, kind: str, source: str) -> tuple[RecordedResponse, bool]:
+def _from_source(
+    store: Store, key: RequestKey | None, kind: str, source: str
+) -> tuple[RecordedResponse, bool]:
     def create() -> RecordedResponse:
         return _accepted(store.queue_import(store.create_import(kind, source).id))
 
@@ -116,7 +118,7 @@ def _from_source(store: Store, key: str | None, kind: str, source: str) -> tuple
     return answer_once(store, key, "POST /imports", digest, create)
 
 
-def _from_upload(store: Store, key: str | None, upload: Upload) -> tuple[RecordedResponse, bool]:
+def _from_upload(store: Store, key: RequestKey | None, upload: Upload) -> tuple[RecordedResponse, bool]:
     def create() -> RecordedResponse:
         created = store.create_import(upload.kind, "upload")
         try:

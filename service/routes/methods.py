@@ -6,27 +6,30 @@ from fastapi import APIRouter, Path, Query
 
 from headstart.errors import NotFound
 from headstart.method import Method
-from headstart.methods import METHODS
 from service import schemas
-from service.deps import page_of
+from service.deps import MethodsDep, page_of
 from service.errors import documented
 
 router = APIRouter(tags=["methods"])
 
 
 @router.get("/methods", summary="List the methods", responses=documented())
-async def list_methods(query: Annotated[schemas.PageQuery, Query()]) -> schemas.MethodPage:
+async def list_methods(
+    methods: MethodsDep, query: Annotated[schemas.PageQuery, Query()]
+) -> schemas.MethodPage:
     """All ways of scoring, by name."""
-    page = page_of(tuple(METHODS.values()), lambda method: method.name, query)
+    page = page_of(tuple(methods.values()), lambda method: method.name, query)
     return schemas.MethodPage(items=[_on_wire(one) for one in page.items], next_page_token=page.next_token)
 
 
 @router.get("/methods/{name}", summary="Show a method", responses=documented(404))
-async def show_method(name: Annotated[schemas.Name, Path(examples=["finetune"])]) -> schemas.Method:
-    """One way of scoring by its name: unit, range, source."""
-    if name not in METHODS:
-        raise NotFound("method", name, METHODS)
-    return _on_wire(METHODS[name])
+async def show_method(
+    methods: MethodsDep, name: Annotated[schemas.Name, Path(examples=["finetune"])]
+) -> schemas.Method:
+    """One way of scoring by its name: unit, range, source, and the parameters of its jobs."""
+    if name not in methods:
+        raise NotFound("method", name, methods)
+    return _on_wire(methods[name])
 
 
 def _on_wire(method: Method) -> schemas.Method:
@@ -43,4 +46,7 @@ def _on_wire(method: Method) -> schemas.Method:
         paper=method.source.paper,
         equation=method.source.equation,
         summary=method.summary,
+        runnable=method.run is not None,
+        queue=method.queue,
+        params=method.params.model_json_schema(),
     )

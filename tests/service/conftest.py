@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from live_service import Live, fill, serving, settings
@@ -35,14 +35,14 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @contextmanager
-def filled(folder: Path, roots: Path) -> Iterator[Live]:
+def filled(folder: Path, roots: Path, **more: Any) -> Iterator[Live]:
     """A service over a small known store with its posteriors fitted, without a worker."""
     url = f"sqlite:///{folder}/store.db"
     upgrade_schema(url)
     with closing(Store(url)) as store:
         fill(store)
         refit_stale(store)
-        given = settings(roots=(roots,), max_body_bytes=100_000, max_upload_bytes=300_000)
+        given = settings(**{"roots": (roots,), "max_body_bytes": 100_000, "max_upload_bytes": 300_000} | more)
         with serving(store, given) as live:
             yield live
 
@@ -57,5 +57,6 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory, roots: Path) -> Iterator
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory, roots: Path) -> Iterator[Live]:
     """One to do anything to."""
-    with filled(tmp_path_factory.mktemp("fuzzed"), roots) as live:
+    more = {"methods": ("jobs_method",), "webhook_secret": "s", "max_body_bytes": 1 << 20}
+    with filled(tmp_path_factory.mktemp("fuzzed"), roots, **more) as live:
         yield live

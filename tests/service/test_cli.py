@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from live_service import Live, serving, settings
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from service.cli import app
@@ -55,8 +56,8 @@ def refused(live: Live | str, *arguments: str) -> str:
 
 @pytest.fixture
 def working(store: Store) -> Iterator[Live]:
-    """A service with its worker, over an empty store."""
-    with serving(store, settings(embedded_worker=True)) as live:
+    """A service with its worker, over an empty store; its log keeps out of what the command prints."""
+    with capture_logs(), serving(store, settings(embedded_worker=True)) as live:
         yield live
 
 

@@ -51,6 +51,22 @@ def with_one_way(case: schemathesis.Case) -> None:
         case.body["target"] = next((one for one in given if one), {})
 
 
+def with_a_method_that_runs(case: schemathesis.Case) -> None:
+    """Ask for jobs of the one method that can be run here; what its params are is told at GET /methods."""
+    assert isinstance(case.body, dict)
+    for job in case.body.get("jobs", [case.body]):
+        job |= {"method": "gauge", "params": {}}
+        job.pop("family", None)  # of whatever name was generated
+        if "webhook" in job:
+            job["webhook"] = "https://example.org/hook"
+
+
+def with_ended_jobs(live: Live) -> None:
+    """End all jobs, since the events of one that waits have no end."""
+    for job in live.store.jobs(state="queued", page_size=500).items:
+        live.store.cancel_job(job.id)
+
+
 @schema.parametrize()
 @settings(
     max_examples=40,
@@ -62,12 +78,16 @@ def with_one_way(case: schemathesis.Case) -> None:
 def test_every_operation_keeps_to_the_document(case: schemathesis.Case, fuzzed: Live) -> None:
     if case.query and case.query.get("page_token") == GOOD_TOKEN:
         with_good_token(case, fuzzed)
+    if case.path == "/jobs/{job_id}/events":
+        with_ended_jobs(fuzzed)
     assert case.meta is not None
     if case.meta.generation.mode.is_positive:
         if case.media_type == "multipart/form-data":
             with_one_file(case)
         if case.path == "/recommend":
             with_one_way(case)
+        if case.path in ("/jobs", "/jobs/batch") and case.method == "POST":
+            with_a_method_that_runs(case)
         if "idempotency-key" in case.headers:
             case.headers["idempotency-key"] = f"key-{next(KEYS)}"  # the generator repeats itself
     case.call_and_validate(base_url=fuzzed.url)

@@ -129,6 +129,7 @@ def test_a_job_becomes_a_score(store: Store, runner: Runner) -> None:
     assert score.value == job.params["number"] / 1000
     assert (score.stderr, score.rows_tested, score.source) == (0.01, 100, f"job {job.id}")
     assert score.provenance["pid"] not in (None, os.getpid())
+    assert score.provenance["r_hat"] == [1.0, None]
     assert job.seconds is not None
 
 

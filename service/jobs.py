@@ -1,0 +1,244 @@
+"""From requests to measure to job drafts: names looked up in bulk, and all that is wrong told at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
+
+from headstart.entities import JobDraft
+from headstart.errors import HeadstartError, InvalidInput, NotFound, Problem
+from service.validation import invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from headstart.entities import Checkpoint, Page, Submission, Target
+    from headstart.method import Method
+    from headstart.store import Store
+    from service.job_schemas import JobRequest
+
+T = TypeVar("T")
+
+MOST_CANDIDATES = 1000  # names looked through for the nearest one
+SHORTEST_PIECE = 2  # letters of a name that is searched for by its halves
+MOST_SHOWN = 10  # families or ids named in one sentence
+
+
+class SeveralUnknown(NotFound):
+    """Several names or ids of one request are not in the store, and nothing else is wrong with it."""
+
+    def __init__(self, message: str, problems: Sequence[Problem]) -> None:
+        HeadstartError.__init__(self, message, problems)
+        self.nearest = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the names of some requests stand for."""
+
+    store: Store
+    methods: Mapping[str, Method]
+    checkpoints: Mapping[str, tuple[Checkpoint, ...]]
+    targets: Mapping[str, Target]
+    signed: bool  # webhooks are signed, so that jobs may have one
+    searched: set[str] = field(default_factory=set)  # kinds that a nearest name was searched for
+
+    @classmethod
+    def of(
+        cls, store: Store, methods: Mapping[str, Method], requests: Sequence[JobRequest], *, signed: bool
+    ) -> Known:
+        """Look up all names of the requests in a few queries."""
+        checkpoints = {one.checkpoint for one in requests if isinstance(one.checkpoint, str)}
+        targets = {one.target for one in requests if isinstance(one.target, str)}
+        return cls(
+            store,
+            methods,
+            store.checkpoints_named(checkpoints) if checkpoints else {},
+            store.targets_named(targets) if targets else {},
+            signed,
+        )
+
+
+def submit(
+    known: Known, requests: Sequence[JobRequest], places: Sequence[str], *, attempts: int, request_id: str
+) -> tuple[Submission, ...]:
+    """Submit all requests, or raise all that is wrong with them. `places` are what their fields are under."""
+    drafts: list[JobDraft] = []
+    wrong: list[tuple[str, HeadstartError]] = []
+    for request, place in zip(requests, places, strict=True):
+        found = draft_of(request, known)
+        if isinstance(found, JobDraft):
+            drafts.append(found)
+        else:
+            wrong += [(place, error) for error in found]
+    if wrong:
+        raise _refusal(wrong + _unknown_ids(known.store, requests, places))
+    try:
+        return known.store.submit_jobs(drafts, attempts=attempts, request_id=request_id)
+    except NotFound:
+        unknown = _unknown_ids(known.store, requests, places)
+        if not unknown:
+            raise
+        raise _refusal(unknown) from None
+
+
+def draft_of(request: JobRequest, known: Known) -> JobDraft | list[HeadstartError]:
+    """The draft of one request, or all that is wrong with it. Ids are left for the store to check."""
+    wrong: list[HeadstartError] = []
+
+    def tried(step: Callable[[JobRequest, Known], T]) -> T | None:
+        try:
+            return step(request, known)
+        except (InvalidInput, NotFound) as error:
+            wrong.append(error)
+            return None
+
+    method, checkpoint_id, target_id = tried(_method), tried(_checkpoint_id), tried(_target_id)
+    params = None if method is None else tried(lambda request, _: _params(request, method))
+    if request.webhook is not None:
+        tried(_check_webhook)
+    if wrong or method is None or params is None:
+        return wrong
+    return JobDraft(
+        method=method.name,
+        method_version=method.version,
+        checkpoint_id=checkpoint_id,
+        target_id=target_id,
+        params=params,
+        seed=request.seed,
+        queue=method.queue,
+        priority=request.priority,
+        webhook=request.webhook,
+    )
+
+
+def _method(request: JobRequest, known: Known) -> Method:
+    method = known.methods.get(request.method)
+    if method is None:
+        raise _unknown("method", request.method, list(known.methods))
+    if method.run is None:
+        runnable = sorted(name for name, one in known.methods.items() if one.run is not None)
+        remedy = f"Choose one that can be run: {', '.join(runnable)}." if runnable else "Use POST /imports."
+        message = f"Scores of {method.name!r} are imported here, not measured. {remedy}"
+        raise InvalidInput(f"method: {message}", [Problem("method", message)])
+    return method
+
+
+def _params(request: JobRequest, method: Method) -> dict[str, Any]:
+    try:
+        return method.params.model_validate(request.params).model_dump(mode="json")
+    except ValidationError as error:
+        placed = [{**one, "loc": ("params", *one["loc"])} for one in error.errors(include_url=False)]
+        raise invalid(placed, method.params) from None
+
+
+def _checkpoint_id(request: JobRequest, known: Known) -> int:
+    wanted, family = request.checkpoint, request.family
+    if not isinstance(wanted, str):
+        return wanted
+    named = known.checkpoints.get(wanted, ())
+    if not named:
+        raise _unknown("checkpoint", wanted, _like(known, "checkpoint", wanted, known.store.checkpoints))
+    families = list(dict.fromkeys(one.family for one in named))
+    fitting = [one for one in named if family is None or one.family == family]
+    if len(fitting) == 1:
+        return fitting[0].id
+    if not fitting:
+        message = f"Checkpoint {wanted!r} is not of the family {family!r}, but of {_some(families)}."
+    elif family is None and len(families) > 1:
+        message = (
+            f"The name {wanted!r} is used in several families: {_some(families)}. Add the field family, or "
+            "give the checkpoint's id."
+        )
+    else:
+        ids = _some([str(one.id) for one in fitting])
+        message = f"The name {wanted!r} has several revisions: give the id of one of them ({ids})."
+    place = "checkpoint" if fitting else "family"
+    raise InvalidInput(f"{place}: {message}", [Problem(place, message)])
+
+
+def _target_id(request: JobRequest, known: Known) -> int:
+    wanted = request.target
+    if not isinstance(wanted, str):
+        return wanted
+    target = known.targets.get(wanted)
+    if target is None:
+        raise _unknown("target", wanted, _like(known, "target", wanted, known.store.targets))
+    return target.id
+
+
+def _check_webhook(request: JobRequest, known: Known) -> None:
+    from headstart.webhooks import check_webhook  # noqa: PLC0415 - httpx, for those alone who want one
+
+    check_webhook(request.webhook or "", known.signed)
+
+
+def _unknown(kind: str, name: str | int, names: Sequence[str] = ()) -> NotFound:
+    error = NotFound(kind, name, names)
+    error.problems = (Problem(kind, error.message),)
+    return error
+
+
+def _like(known: Known, kind: str, name: str, listed: Callable[..., Page[Any]]) -> list[str]:
+    """Some names like this one, for the first unknown one of its kind: it takes a look at all names.
+
+    Those that hold what follows its last slash, or a half of that: one wrong letter leaves a half right.
+    """
+    if kind in known.searched:
+        return []
+    known.searched.add(kind)
+    last = name.rsplit("/", 1)[-1] or name
+    half = (len(last) + 1) // 2
+    found: dict[str, None] = {}
+    for piece in (last, last[:half], last[half:]):
+        if len(piece) >= SHORTEST_PIECE and len(found) < MOST_CANDIDATES:
+            page = listed(search=piece, page_size=MOST_CANDIDATES - len(found))
+            found |= dict.fromkeys(one.name for one in page.items)
+    return list(found)
+
+
+def _unknown_ids(
+    store: Store, requests: Sequence[JobRequest], places: Sequence[str]
+) -> list[tuple[str, HeadstartError]]:
+    """Which ids are not there, and where. Slow, and only for who has made a mistake."""
+    checked: dict[tuple[str, int], bool] = {}
+    wrong: list[tuple[str, HeadstartError]] = []
+    for request, place in zip(requests, places, strict=True):
+        for kind, identity in (("checkpoint", request.checkpoint), ("target", request.target)):
+            if isinstance(identity, str):
+                continue
+            if (kind, identity) not in checked:
+                checked[kind, identity] = _exists(store, kind, identity)
+            if not checked[kind, identity]:
+                wrong.append((place, _unknown(kind, identity)))
+    return wrong
+
+
+def _exists(store: Store, kind: str, identity: int) -> bool:
+    try:
+        if kind == "checkpoint":
+            store.checkpoint(identity)
+        else:
+            store.target(identity)
+    except NotFound:
+        return False
+    return True
+
+
+def _refusal(wrong: Sequence[tuple[str, HeadstartError]]) -> HeadstartError:
+    """One error that names every problem with its place."""
+    problems = [Problem(place + one.field, one.message) for place, error in wrong for one in error.problems]
+    if len(wrong) == 1 and not wrong[0][0]:
+        return wrong[0][1]
+    more = f" And {len(problems) - 1} more, see errors." if len(problems) > 1 else ""
+    message = f"{problems[0].field}: {problems[0].message}{more}"
+    if all(isinstance(error, NotFound) for _, error in wrong):
+        return SeveralUnknown(message, problems)
+    return InvalidInput(message, problems)
+
+
+def _some(words: Sequence[str]) -> str:
+    shown = ", ".join(words[:MOST_SHOWN])
+    return shown if len(words) <= MOST_SHOWN else f"{shown} and {len(words) - MOST_SHOWN} more"
