@@ -7,8 +7,10 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from headstart.errors import InvalidInput
 
 MODEL_RECYCLING = (
     "https://raw.githubusercontent.com/IBM/model-recycling/1c1d4228810ef0506de1a85144a3744b274c8bbc/results"
@@ -18,7 +20,7 @@ MODEL_RECYCLING = (
 class Settings(BaseSettings):
     """Every setting, with its default. `HEADSTART_STORE=... HEADSTART_PORT=...` override them."""
 
-    model_config = SettingsConfigDict(env_prefix="HEADSTART_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="HEADSTART_", frozen=True, hide_input_in_errors=True)
 
     store: SecretStr = Field(
         SecretStr("sqlite:///.headstart/store.db"),
@@ -85,15 +87,26 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("broker")
+    @classmethod
+    def _redis(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value() and not value.get_secret_value().startswith(("redis://", "rediss://")):
+            raise ValueError("Headstart rings by Redis: give redis://HOST:PORT/0, or leave it empty")
+        return value
+
     @field_validator("webhook_secret")
     @classmethod
     def _decodable(cls, value: SecretStr) -> SecretStr:
         secret = value.get_secret_value()
         if secret.startswith("whsec_"):
             try:
-                base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+                key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
             except ValueError:
-                raise ValueError("what follows whsec_ is not base64") from None
+                key = b""
+            if not key:
+                raise ValueError(
+                    "what follows whsec_ is not base64; make one with `echo whsec_$(openssl rand -base64 32)`"
+                )
         return value
 
     @field_validator("roots", mode="before")
@@ -102,3 +115,32 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(Path(part) for part in value.split(os.pathsep) if part)
         return value
+
+
+def read_settings(**given: str | int | None) -> Settings:
+    """Read the environment, with what is given (not None) above it.
+
+    Raises InvalidInput with a sentence that names the setting, and not its value, which may be a secret.
+    """
+    try:
+        return Settings(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = "HEADSTART_" + "_".join(map(str, first["loc"])).upper()
+        raise InvalidInput(
+            f"The setting {name} cannot be used: {first['msg']}. Correct or unset it."
+        ) from None
+
+
+def read_settings(**given: Any) -> Settings:
+    """The settings of the environment, and above them what is given, where that is not None.
+
+    Raises: InvalidInput, a sentence that names the setting and never its value.
+    """
+    try:
+        return Settings(**{key: value for key, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = "HEADSTART_" + "_".join(map(str, first["loc"])).upper()
+        said = first["msg"].removeprefix("Value error, ")
+        raise InvalidInput(f"The setting {name} cannot be used: {said}. Correct or unset it.") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -95,8 +96,8 @@ def chores_of(store: Store, settings: Settings, queue: Queue, log: Any) -> tuple
     """Everything that keeps this store up."""
     return (
         Chore("imports", 1.0, lambda: import_next(store, settings, log)),
-        Chore("refit", 0.5, lambda: refit(store, log)),
-        Chore("jobs", 1.0, lambda: requeue(store, queue, log)),
+        Chore("refit", 0.5, refitting(store, log)),
+        Chore("jobs", 1.0, Requeue(store, queue, settings.lease_seconds, log)),
         *(Chore(f"webhooks-{k}", 1.0, webhooks(store, settings)) for k in range(SENDERS)),
     )
 
@@ -126,31 +127,72 @@ def import_next(store: Store, settings: Settings, log: Any) -> bool:
     return ran
 
 
-def refit(store: Store, log: Any) -> bool:
-    """Refit what the evidence has outgrown, at most every REFIT_SECONDS over all processes."""
-    from headstart.refit import is_stale, refit_stale  # noqa: PLC0415 - heavy, and off the start
+def refitting(store: Store, log: Any) -> Callable[[], bool]:
+    """The step that refits what the evidence has outgrown, at most every REFIT_SECONDS over all processes.
 
-    if not is_stale(store) or not store.take_turn("refit", REFIT_SECONDS):
+    Where a fit takes long the turn is held longer, so that no other process begins the same one meanwhile.
+    """
+    longest = 0.0
+
+    def step() -> bool:
+        from headstart.refit import is_stale, refit_stale  # noqa: PLC0415 - heavy, and off the start
+
+        nonlocal longest
+        if not is_stale(store) or not store.take_turn("refit", max(REFIT_SECONDS, 2 * longest)):
+            return False
+        begun = time.monotonic()
+        log.info("refitted", families=refit_stale(store))
+        longest = time.monotonic() - begun
+        return False  # the next one waits its turn
+
+    return step
+
+
+class Requeue:
+    """Puts jobs of lost workers back in line, and wakes workers for jobs that nobody was woken for.
+
+    A lease runs out when its worker is gone, and also when the store is: then everybody's does. So after a
+    time in which the store did not answer, and at the start, living workers get one lease to say so.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        queue: Queue,
+        lease_seconds: float,
+        log: Any,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._lease = lease_seconds
+        self._log = log
+        self._clock = clock
+        self._answered = clock()
+        self._patient_until = clock() + lease_seconds
+
+    def __call__(self) -> bool:
+        """Look once."""
+        waiting = {name: self._store.count_due(name) for name in QUEUES}
+        now = self._clock()
+        if now - self._answered > self._lease / 2:
+            self._patient_until = now + self._lease
+        self._answered = now
+        if now >= self._patient_until:
+            for job_id in self._store.requeue_stale():
+                self._log.warning("worker_lost", job_id=job_id)
+        for name, due in waiting.items():
+            self._ring(name, due)
         return False
-    fitted = refit_stale(store)
-    log.info("refitted", families=fitted)
-    return False  # the next one waits its turn
 
-
-def requeue(store: Store, queue: Queue, log: Any) -> bool:
-    """Put jobs of lost workers back in line, and wake workers for jobs that nobody was woken for."""
-    lost = store.requeue_stale()
-    for job_id in lost:
-        log.warning("worker_lost", job_id=job_id)
-    for name in QUEUES:
-        sent = queue.depth(name)
+    def _ring(self, name: str, due: int) -> None:
+        sent = self._queue.depth(name)
         if sent is None:
-            continue  # no broker, or it does not answer
-        missing = min(MOST_KNOCKS, store.count_due(name)) - sent
-        if missing > 0 and (unrung := store.take_unrung(name, RING_AGAIN_SECONDS, missing)):
-            queue.ring((job_id, name) for job_id in unrung)
-            log.info("rung_again", queue=name, jobs=len(unrung))
-    return False
+            return  # no broker, or it does not answer
+        missing = min(MOST_KNOCKS, due) - sent
+        if missing > 0 and (unrung := self._store.take_unrung(name, RING_AGAIN_SECONDS, missing)):
+            self._queue.ring((job_id, name) for job_id in unrung)
+            self._log.info("rung_again", queue=name, jobs=len(unrung))
 
 
 def webhooks(store: Store, settings: Settings) -> Callable[[], bool]:

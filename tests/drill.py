@@ -5,8 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from headstart.failures import Interrupted, NotApplicable
 from headstart.method import Measurement, Method, Params, Source
@@ -19,7 +22,18 @@ class DrillParams(Params):
     seconds: float = 0.0
     number: int = 0  # tells jobs apart; the value is number / 1000
     end: Literal[
-        "value", "nan", "far_out", "raise", "interrupt", "not_applicable", "kill", "segfault", "hoard"
+        "value",
+        "nan",
+        "far_out",
+        "numpy",
+        "not_json",
+        "orphan",
+        "raise",
+        "interrupt",
+        "not_applicable",
+        "kill",
+        "segfault",
+        "hoard",
     ] = "value"
     ends_well_at: int = 0  # from this attempt on, the end is a value
     step: float = 0.02  # between two reports; 0: never reports, and so never sees a cancel
@@ -37,14 +51,21 @@ def run(bench: Workbench, params: DrillParams) -> Measurement:
         (bench.folder / f"attempt-{bench.attempt}").touch()
     end = params.end if not params.ends_well_at or bench.attempt < params.ends_well_at else "value"
     _end(end)
-    value = {"nan": float("nan"), "far_out": 101.0}.get(end, params.number / 1000)
-    details = {
+    value: Any = {"nan": float("nan"), "far_out": 101.0}.get(end, params.number / 1000)
+    details: dict[str, Any] = {
         "pid": os.getpid(),
         "found": found,
         "folder": str(bench.folder),
         "r_hat": [1.0, float("nan")],
         "cuda": os.environ.get("CUDA_VISIBLE_DEVICES"),
     }
+    if end == "numpy":
+        value = np.float32(0.5)
+    if end == "not_json":
+        details["array"] = np.zeros(3)
+    if end == "orphan":  # a process of the method's own that outlives it
+        subprocess.Popen(["sleep", "600"], close_fds=False)
+        os.kill(os.getpid(), signal.SIGKILL)
     return Measurement(value=value, stderr=0.01, rows_tested=100, details=details)
 
 

@@ -14,8 +14,9 @@ from headstart.entities import CheckpointDraft, ImportBatch, ImportReport, JobDr
 from headstart.errors import InvalidInput, StoreUnavailable
 from headstart.methods import METHODS, known_methods
 from headstart.queue import MOST_KNOCKS, CeleryQueue, NullQueue, open_queue
-from headstart.upkeep import RING_AGAIN_SECONDS, Chore, Upkeep, requeue
-from worker.crew import devices
+from headstart.settings import Settings
+from headstart.upkeep import RING_AGAIN_SECONDS, Chore, Requeue, Upkeep
+from worker.crew import devices, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -74,16 +75,16 @@ def test_a_line_nobody_was_woken_for_is_rung_for(
     store: Store, submitted: list[int], clock: FrozenClock
 ) -> None:
     bell = Bell()
-    requeue(store, bell, log)
+    Requeue(store, bell, 60, log)()
     assert bell.rung == [
         *((job_id, "cpu") for job_id in submitted[:MOST_KNOCKS]),
         *((job_id, "gpu") for job_id in submitted[120:]),
     ]
     again = Bell()
-    requeue(store, again, log)
+    Requeue(store, again, 60, log)()
     assert again.rung == [(job_id, "cpu") for job_id in submitted[MOST_KNOCKS:120]]
     clock.move(RING_AGAIN_SECONDS + 1)
-    requeue(store, again, log)
+    Requeue(store, again, 60, log)()
     assert len(again.rung) == 20 + MOST_KNOCKS + 3
 
 
@@ -92,17 +93,58 @@ def test_only_missing_knocks_are_sent(
     store: Store, submitted: list[int], waiting: int | None, rings: int
 ) -> None:
     bell = Bell(waiting)
-    requeue(store, bell, log)
+    Requeue(store, bell, 60, log)()
     assert len([queue for _, queue in bell.rung if queue == "cpu"]) == rings
 
 
+class Seconds:
+    """A monotonic clock that moves when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def test_a_lost_worker_is_logged_with_the_job(store: Store, submitted: list[int], clock: FrozenClock) -> None:
+    seconds = Seconds()
+    requeue = Requeue(store, NullQueue(), 10, structlog.get_logger(), seconds)
     job = store.claim_job(("cpu",), 10)
     assert job is not None
-    clock.move(11)
     with capture_logs() as logs:
-        requeue(store, NullQueue(), structlog.get_logger())
-    assert ("worker_lost", job.id) in [(entry["event"], entry.get("job_id")) for entry in logs]
+        for _ in range(4):
+            clock.move(4)
+            seconds.now += 4
+            requeue()
+    assert [(entry["event"], entry.get("job_id")) for entry in logs] == [("worker_lost", job.id)]
+    assert store.job(job.id).state == "queued"
+
+
+def test_after_the_store_was_away_living_workers_get_a_lease_to_say_so(
+    store: Store, submitted: list[int], clock: FrozenClock
+) -> None:
+    seconds = Seconds()
+    requeue = Requeue(store, NullQueue(), 10, log, seconds)
+    job = store.claim_job(("cpu",), 10)
+    assert job is not None
+
+    def later(by: float) -> None:
+        clock.move(by)
+        seconds.now += by
+        requeue()
+
+    for _ in range(4):
+        assert store.heartbeat_job(job.id, job.attempt, 10) == "go_on"
+        later(4)
+    later(100)  # nobody could look, or renew
+    assert store.job(job.id).state == "running"
+    later(4)
+    assert store.heartbeat_job(job.id, job.attempt, 10) == "go_on"
+    for _ in range(2):
+        later(4)
+    assert store.job(job.id).state == "running"
+    later(4)  # but one that says nothing is lost
     assert store.job(job.id).state == "queued"
 
 
@@ -182,9 +224,23 @@ def test_a_method_that_cannot_be_used_is_named(module: str, says: str) -> None:
 
 @pytest.mark.parametrize(
     ("given", "found"),
-    [("", ()), ("-1", ()), ("0", ("0",)), ("0, 2", ("0", "2")), ("GPU-ab,MIG-cd", ("GPU-ab", "MIG-cd"))],
+    [
+        ("", ()),
+        ("-1", ()),
+        ("0", ("0",)),
+        ("0, 2", ("0", "2")),
+        ("0,-1,2", ("0",)),
+        ("GPU-ab,MIG-cd", ("GPU-ab", "MIG-cd")),
+    ],
 )
 def test_the_gpus_a_worker_was_given(given: str, found: tuple[str, ...]) -> None:
     environment: dict[str, Any] = {"CUDA_VISIBLE_DEVICES": given}
     assert devices(environment) == found
-    assert devices({}) == ()
+
+
+def test_a_worker_given_nothing_takes_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.crew.glob", lambda pattern: [f"/dev/nvidia{k}" for k in range(4)])
+    assert devices({}) == ("0", "1", "2", "3")
+    assert size_of(Settings(), {}) == 4
+    assert size_of(Settings(concurrency=2), {}) == 2
+    assert size_of(Settings(), {"CUDA_VISIBLE_DEVICES": ""}) == 1

@@ -20,12 +20,14 @@ from headstart.logs import configure_logs
 from headstart.methods import known_methods
 from headstart.queue import QUEUES, open_queue
 from headstart.refit import refit_stale
-from headstart.settings import Settings
 from headstart.store import Store
 from worker.crew import Crew
+from worker.entry import entry_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from headstart.settings import Settings
 
 log = structlog.get_logger("worker")
 
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the worker and return its exit status: 0, or 1 when it cannot begin."""
     options = _options(arguments)
     configure_logs(json_lines=not options.quiet)
-    settings = Settings()
+    settings = entry_settings()
     store = Store(settings.store.get_secret_value())
     try:
         known_methods(settings.methods)
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             store.ping()
             _once(store, settings, options.queues)
         else:
-            _until_told(store, settings, options.queues)
+            _until_told(store, settings, options)
     except HeadstartError as e:
         print(e.message, file=sys.stderr)
         return 1
@@ -64,6 +66,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=QUEUES,
         help="which jobs to run, separated by ',' (default: cpu,gpu)",
     )
+    parser.add_argument(
+        "--until-eof", action="store_true", help="stop when standard input ends: whoever started it is gone"
+    )
     parser.add_argument("--quiet", action="store_true", help="log warnings only, in words")
     return parser.parse_args(arguments)
 
@@ -75,10 +80,13 @@ def _queues(given: str) -> tuple[str, ...]:
     return names
 
 
-def _until_told(store: Store, settings: Settings, queues: Sequence[str]) -> None:
+def _until_told(store: Store, settings: Settings, options: argparse.Namespace) -> None:
+    queues: Sequence[str] = options.queues
     crew = Crew(store, settings, open_queue(settings.broker.get_secret_value()), log)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: crew.stop())
+    if options.until_eof:
+        threading.Thread(target=_stop_at_eof, args=(crew,), name="until-eof", daemon=True).start()
     crew.start()
     log.info("worker_started", runners=crew.size, queues=list(queues))
     try:
@@ -86,6 +94,12 @@ def _until_told(store: Store, settings: Settings, queues: Sequence[str]) -> None
     finally:
         crew.close()
     log.info("worker_stopped")
+
+
+def _stop_at_eof(crew: Crew) -> None:
+    while sys.stdin.buffer.read(4096):
+        pass
+    crew.stop()
 
 
 def _once(store: Store, settings: Settings, queues: Sequence[str]) -> None:

@@ -8,27 +8,33 @@ jobs, and no job waits for a message of its own. Stopping the worker (SIGTERM) g
 
 from __future__ import annotations
 
+import atexit
+import os
+import threading
 import time
 from typing import Any
 
 import structlog
-from celery.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import worker_init, worker_shutdown, worker_shutting_down
 
-from headstart.errors import StoreUnavailable
+from headstart.errors import HeadstartError, StoreUnavailable
 from headstart.logs import configure_logs
+from headstart.methods import known_methods
 from headstart.queue import QUEUES, RUN_JOB, celery_app, open_queue
-from headstart.settings import Settings
 from headstart.store import Store
-from worker.crew import Crew
+from worker.crew import Crew, size_of
+from worker.entry import entry_settings
 
-settings = Settings()
-app = celery_app(settings.broker.get_secret_value(), settings.job_seconds)
-log = structlog.get_logger("worker")
-doorbell = open_queue(settings.broker.get_secret_value())
-_crew: Crew | None = None
 SLICE_SECONDS = (
     1.0  # of short jobs for one knock, before other queues and the worker's own stop have their turn
 )
+
+settings = entry_settings()
+doorbell = open_queue(settings.broker.get_secret_value())
+app = celery_app(settings.broker.get_secret_value(), settings.job_seconds)
+app.conf.worker_concurrency = size_of(settings, os.environ)  # read before any signal is sent
+log = structlog.get_logger("worker")
+_crew: Crew | None = None
 
 
 @app.task(name=RUN_JOB, bind=True)  # type: ignore[untyped-decorator]
@@ -51,17 +57,19 @@ def run_job(task: Any, job_id: int) -> None:
 @worker_init.connect  # type: ignore[untyped-decorator]
 def _begin(**_: Any) -> None:
     global _crew  # noqa: PLW0603 - Celery's signals have no other place to hand state on
+    if not settings.broker.get_secret_value():
+        raise SystemExit("HEADSTART_BROKER is empty: set it, or run `python -m worker`, which needs none.")
     configure_logs(json_lines=True)
-    store = Store(settings.store.get_secret_value())
+    try:
+        known_methods(settings.methods)
+        store = Store(settings.store.get_secret_value())
+    except HeadstartError as error:
+        raise SystemExit(error.message) from None
     _crew = Crew(store, settings, doorbell, log)
-    app.conf.worker_concurrency = _crew.size
-
-
-@worker_ready.connect  # type: ignore[untyped-decorator]
-def _ready(**_: Any) -> None:
-    if _crew is not None:
-        _crew.start()
-        log.info("worker_started", runners=_crew.size)
+    atexit.register(_crew.close)  # a cold shutdown sends no signal, and children left behind would hold it up
+    _crew.start()
+    threading.Thread(target=_crew.stand_in, args=(doorbell, QUEUES), name="stand-in", daemon=True).start()
+    log.info("worker_started", runners=_crew.size)
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

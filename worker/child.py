@@ -17,7 +17,7 @@ import time
 import traceback
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from headstart.entities import Checkpoint, Progress, Target
 from headstart.failures import JobFailure, MethodUnknown, NonFinite, OutOfMemory, OutOfRange, Unexpected
@@ -66,7 +66,9 @@ class Order:
 
 def main(connection: Connection, modules: tuple[str, ...], device: str | None) -> None:
     """Run orders until the pipe closes. `device` is what the child may see of the machine's GPUs."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    os.setpgid(0, 0)  # a group of its own, so that what it starts ends with it
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the worker, which decides
+        signal.signal(number, signal.SIG_IGN)
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     link = _Link(connection)
@@ -96,19 +98,25 @@ class _Link:
 
     def send(self, message: dict[str, Any]) -> None:
         """Tell the parent."""
-        data = json.dumps(message, allow_nan=True).encode()
+        data = json.dumps(message).encode()
         try:
             with self._sending:
                 self._connection.send_bytes(data)
         except OSError:
-            os._exit(0)  # nobody listens any more
+            _leave()  # nobody listens any more
 
     def _read(self) -> None:
+        try:
+            self._listen()
+        except (EOFError, OSError):
+            pass  # the parent is gone: another worker will run this job
+        except Exception:  # a deaf child would hold its job for hours
+            traceback.print_exc()
+        _leave()
+
+    def _listen(self) -> None:
         while True:
-            try:
-                told = json.loads(self._connection.recv_bytes())
-            except (EOFError, OSError):
-                os._exit(0)  # the parent is gone: another worker will run this job
+            told = json.loads(self._connection.recv_bytes())
             if "run" in told:
                 order = Order.from_json(told["run"])
                 self._job_id = order.job_id
@@ -118,10 +126,17 @@ class _Link:
                 self.cancelled.set()
 
 
+def _leave() -> NoReturn:
+    """End this process and all that it started, without a word."""
+    os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
 def _run(order: Order, methods: dict[str, Method], link: _Link) -> dict[str, Any]:
     """Run one order; whatever happens becomes an outcome. `healthy`: this process can take another one."""
     try:
-        return {"measurement": asdict(_measure(order, methods, link)), "healthy": True}
+        outcome = {"measurement": asdict(_measure(order, methods, link)), "healthy": True}
+        json.dumps(outcome, allow_nan=False)  # what cannot travel is the method's fault, and fails here
     except Cancelled:
         return {"cancelled": True, "healthy": True}
     except OutOfMemory as error:
@@ -137,6 +152,7 @@ def _run(order: Order, methods: dict[str, Method], link: _Link) -> dict[str, Any
         return _failed(
             Unexpected(f"The method broke off with {kind}: {told or 'no message'}."), healthy=False
         )
+    return outcome
 
 
 def _measure(order: Order, methods: dict[str, Method], link: _Link) -> Measurement:
@@ -162,8 +178,14 @@ def _measure(order: Order, methods: dict[str, Method], link: _Link) -> Measureme
         send=send,
     )
     found = method.run(bench, method.params.model_validate(order.params))
+    found = replace(
+        found,
+        value=float(found.value),
+        stderr=None if found.stderr is None else float(found.stderr),
+        details=_finite(found.details),
+    )
     _check(found, method)
-    return replace(found, details=_finite(found.details))
+    return found
 
 
 def _finite(details: Any) -> Any:
@@ -190,4 +212,4 @@ def _check(found: Measurement, method: Method) -> None:
 
 
 def _failed(error: JobFailure, *, healthy: bool) -> dict[str, Any]:
-    return {"failure": asdict(error.failure()), "retryable": error.retryable, "healthy": healthy}
+    return {"failure": asdict(error.failure()), "healthy": healthy}

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import replace
+from glob import glob
+from itertools import takewhile
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from headstart.errors import StoreUnavailable
-from headstart.upkeep import Upkeep, chores_of, starter_chore
+from headstart.upkeep import Chore, Upkeep, chores_of, starter_chore
+from worker.process import Died
 from worker.runner import Runner, RunnerOptions
+from worker.scratch import SWEEP_SECONDS, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,9 +28,17 @@ RETRY_SECONDS = 2.0  # while the store does not answer
 
 
 def devices(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The GPUs this worker was given, as CUDA names them; none where nothing is said."""
-    given = environment.get("CUDA_VISIBLE_DEVICES", "")
-    return tuple(part.strip() for part in given.split(",") if part.strip() not in {"", "-1"})
+    """The GPUs this worker may see, as CUDA names them: those it was given, or all of the machine's."""
+    given = environment.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return tuple(str(number) for number in range(len(glob("/dev/nvidia[0-9]*"))))
+    named = (part.strip() for part in given.split(","))
+    return tuple(takewhile(lambda name: name not in {"", "-1"}, named))  # CUDA reads no further either
+
+
+def size_of(settings: Settings, environment: Mapping[str, str]) -> int:
+    """How many jobs run at a time: as many as asked for, or one for each GPU, or one."""
+    return settings.concurrency or max(1, len(devices(environment)))
 
 
 class Crew:
@@ -35,10 +47,14 @@ class Crew:
     def __init__(self, store: Store, settings: Settings, queue: Queue, log: Any) -> None:
         self._log = log
         self._stop = threading.Event()
-        chores = (*chores_of(store, settings, queue, log), starter_chore(store, settings.starter))
+        chores = (
+            *chores_of(store, settings, queue, log),
+            starter_chore(store, settings.starter),
+            Chore("scratch", SWEEP_SECONDS, lambda: sweep(store, settings.scratch) < 0),
+        )
         self._upkeep = Upkeep(chores, log)
         gpus = devices(os.environ)
-        self.size = settings.concurrency or max(1, len(gpus))
+        self.size = size_of(settings, os.environ)
         options = RunnerOptions.from_settings(settings)
         self._runners = [
             Runner(
@@ -77,6 +93,10 @@ class Crew:
         runner = self._idle.get()
         try:
             return runner.run_next(queues)
+        except Died as died:  # before there was a job: nothing is lost but time
+            self._log.error("child_cannot_start", reason=str(died), retry_seconds=RETRY_SECONDS)
+            self._stop.wait(RETRY_SECONDS)
+            return False
         finally:
             self._idle.put(runner)
 
@@ -90,6 +110,17 @@ class Crew:
             thread.start()
         for thread in threads:
             thread.join()
+
+    def stand_in(self, queue: Queue, queues: Sequence[str]) -> None:
+        """Run jobs while the broker is away, until told to stop; for a worker that is woken by a broker."""
+        while not self._stop.wait(RETRY_SECONDS):
+            try:
+                while queue.depth(queues[0]) is None and self.run_next(queues):
+                    pass
+            except StoreUnavailable as error:
+                self._log.warning("store_unavailable", reason=error.message)
+            except Exception:
+                self._log.exception("runner_failed")
 
     def _drain(self, queues: Sequence[str]) -> None:
         while not self._stop.is_set():

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import signal
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from worker.child import main
@@ -37,19 +40,20 @@ class Child:
         self._process.start()
         theirs.close()
         self._ready = False
+        self._begun = time.monotonic()
 
     @property
     def pid(self) -> int | None:
         """Its process id."""
         return self._process.pid
 
-    def wait_ready(self) -> None:
-        """Wait until it can take an order; raise Died if it does not get there."""
+    def ready(self, seconds: float) -> bool:
+        """Whether it can take an order, now or within so many seconds; raise Died if it never will."""
         if not self._ready:
-            if self.listen(START_SECONDS) is None:
-                self.kill()
+            self._ready = self.listen(seconds) is not None
+            if not self._ready and time.monotonic() - self._begun > START_SECONDS:
                 raise Died(f"The process that runs jobs was not ready after {START_SECONDS:g} s.")
-            self._ready = True
+        return self._ready
 
     def order(self, order: Order) -> None:
         """Hand over an order."""
@@ -63,7 +67,10 @@ class Child:
         """The next message, or None when there was none for so long; raise Died at the end of the process."""
         try:
             if not self._connection.poll(seconds):
-                return None
+                if self._process.is_alive() or self._connection.poll(0):
+                    return None
+                # A process of its own (a data loader) may outlive it, and hold the pipe open.
+                raise Died(self._how_it_died())
             told: dict[str, Any] = json.loads(self._connection.recv_bytes())
         except (EOFError, OSError):
             raise Died(self._how_it_died()) from None
@@ -74,7 +81,10 @@ class Child:
         return self._process.is_alive()
 
     def kill(self) -> None:
-        """End it at once, and wait until it is gone."""
+        """End it and the processes it started, at once, and wait until it is gone."""
+        if self._process.pid is not None:
+            with suppress(ProcessLookupError, PermissionError):  # its group; it may not have made one yet
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
         self._process.join(REAP_SECONDS)
         self._connection.close()

@@ -9,15 +9,16 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from headstart.entities import Failure, Heartbeat, Progress
+from headstart.entities import Heartbeat, Progress
 from headstart.errors import StoreUnavailable
-from headstart.failures import Killed, TimedOut, Unexpected
+from headstart.failures import FAILURES, Interrupted, JobFailure, Killed, TimedOut, Unexpected
 from headstart.method import Measurement
 from worker.child import Order
 from worker.process import Child, Died
+from worker.scratch import folder_of
 
 if TYPE_CHECKING:
     import threading
@@ -32,7 +33,6 @@ T = TypeVar("T")
 
 BEAT_SECONDS = 1.0  # between two heartbeats: the longest that progress waits, or a cancel goes unseen
 GRACE_SECONDS = 10.0  # for a cancelled method to reach its next step, before its process is killed
-SETTLE_SECONDS = 600.0  # how long a result waits for a store that does not answer
 LONGEST_RETRY_SECONDS = 300.0
 FRESH_SECONDS = 60.0
 MOST_KNOWN = 1000
@@ -70,7 +70,6 @@ class _Attempt:
     next_beat: float = 0.0
     progress: Progress | None = None  # what the store was not told yet
     kill_at: float | None = None  # set by a cancel
-    beaten: bool = field(default=False)
 
 
 class Runner:
@@ -92,14 +91,21 @@ class Runner:
             self._child = Child(self._options.methods, self._options.device)
 
     def run_next(self, queues: Sequence[str]) -> bool:
-        """Run the job first in line, and say whether there was one. Raises StoreUnavailable at the claim."""
+        """Run the job first in line, and say whether there was one.
+
+        The child comes first: one that cannot start costs no job an attempt. Raises Died where it does not
+        start, StoreUnavailable where the store does not answer.
+        """
+        child = self._ready_child()
+        if child is None:
+            return False
         job = self._store.claim_job(queues, self._options.lease_seconds)
         if job is None:
             return False
         log = self._log.bind(job_id=job.id, attempt=job.attempt, request_id=job.request_id)
         log.info("job_started", method=job.method)
         started = time.monotonic()
-        ended = self._run(job, started, log)
+        ended = self._run(child, job, started, log)
         log.info("job_left", ended=ended, seconds=round(time.monotonic() - started, 3))
         return True
 
@@ -109,35 +115,48 @@ class Runner:
             self._child.kill()
             self._child = None
 
-    def _run(self, job: Job, started: float, log: Any) -> str:
+    def _ready_child(self) -> Child | None:
+        """A child that can take an order; None when told to stop before there is one."""
+        if self._child is not None and not self._child.alive():
+            self.close()
+        self.warm()
+        assert self._child is not None  # noqa: S101 - warm made it
+        try:
+            while not self._child.ready(self._beat):
+                if self._stop.is_set():
+                    return None
+        except Died:
+            self.close()
+            raise
+        return self._child
+
+    def _run(self, child: Child, job: Job, started: float, log: Any) -> str:
         """Run a claimed job to its end, and return the word for it."""
         attempt = _Attempt(job=job, started=started, next_beat=started + self._beat)
         try:
-            child = self._ready_child()
             child.order(self._order(job))
             return self._follow(child, attempt, log)
         except Died as died:
             self.close()
-            return self._fail(attempt, Killed(str(died)).failure(), log, retryable=True)
+            if self._stop.is_set():  # whoever stops the worker may have stopped its child as well
+                return self._settle(attempt, self._store.release_job, "given back", log)
+            return self._fail(attempt, Killed(str(died)), log)
+        except JobFailure as failure:
+            return self._fail(attempt, failure, log)
         except StoreUnavailable:
             self.close()
             return "left to its lease"
         except Exception:  # a fault of ours must not leave the job running for ever
             log.exception("runner_failed")
             self.close()
-            return self._fail(attempt, Unexpected("The worker failed on this job.").failure(), log)
-
-    def _ready_child(self) -> Child:
-        if self._child is not None and not self._child.alive():
-            self.close()
-        self.warm()
-        assert self._child is not None  # noqa: S101 - warm made it
-        self._child.wait_ready()
-        return self._child
+            return self._fail(attempt, Unexpected("The worker failed on this job."), log)
 
     def _order(self, job: Job) -> Order:
-        folder = self._folder(job)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = folder_of(self._options.scratch, job.id)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Interrupted(f"The scratch folder cannot be written: {error.strerror}.") from None
         return Order(
             job_id=job.id,
             attempt=job.attempt,
@@ -149,9 +168,6 @@ class Runner:
             seed=job.seed,
             folder=str(folder.resolve()),
         )
-
-    def _folder(self, job: Job) -> Path:
-        return self._options.scratch / f"job-{job.id}"
 
     def _follow(self, child: Child, attempt: _Attempt, log: Any) -> str:
         """Listen to the child until the attempt has ended in one way or another."""
@@ -173,14 +189,15 @@ class Runner:
         attempt.next_beat = now + self._beat
         if self._stop.is_set():
             self.close()
-            return self._settle(lambda: self._store.release_job(job.id, job.attempt), "given back")
+            return self._settle(attempt, self._store.release_job, "given back", log)
         if now - attempt.started > self._options.job_seconds:
             self.close()
-            late = TimedOut(f"The job ran longer than {self._options.job_seconds:g} s.")
-            return self._fail(attempt, late.failure(), log)
+            return self._fail(
+                attempt, TimedOut(f"The job ran longer than {self._options.job_seconds:g} s."), log
+            )
         if attempt.kill_at is not None and now >= attempt.kill_at:
             self.close()
-            return self._settle(lambda: self._store.end_cancelled(job.id, job.attempt), "cancelled")
+            return self._settle(attempt, self._store.end_cancelled, "cancelled", log, last=True)
         try:
             verdict = self._store.heartbeat_job(
                 job.id, job.attempt, self._options.lease_seconds, attempt.progress
@@ -199,55 +216,52 @@ class Runner:
 
     def _settle_outcome(self, attempt: _Attempt, outcome: dict[str, Any], log: Any) -> str:
         """Store what the child found."""
-        job, seconds = attempt.job, float(outcome["seconds"])
+        seconds = float(outcome["seconds"])
         if not outcome["healthy"]:
             self.close()
         if "measurement" in outcome:
             found = Measurement(**outcome["measurement"])
-            return self._settle(
-                lambda: self._store.finish_job(job.id, job.attempt, found, seconds=seconds),
-                "succeeded",
-                self._folder(job),
-            )
+
+            def finish(job_id: int, number: int) -> bool:
+                return self._store.finish_job(job_id, number, found, seconds=seconds)
+
+            return self._settle(attempt, finish, "succeeded", log, last=True)
         if "cancelled" in outcome:
-            return self._settle(lambda: self._store.end_cancelled(job.id, job.attempt), "cancelled")
-        failure = Failure(**outcome["failure"])
-        return self._fail(attempt, failure, log, retryable=outcome["retryable"], seconds=seconds)
+            return self._settle(attempt, self._store.end_cancelled, "cancelled", log, last=True)
+        told = outcome["failure"]
+        failure = FAILURES.get(told["name"], Unexpected)(told["sentence"], told["remedy"])
+        return self._fail(attempt, failure, log, seconds=seconds)
 
-    def _fail(
-        self,
-        attempt: _Attempt,
-        failure: Failure,
-        log: Any,
-        *,
-        retryable: bool = False,
-        seconds: float | None = None,
-    ) -> str:
-        job = attempt.job
-        log.warning("job_failed", failure=failure.name, sentence=failure.sentence, retryable=retryable)
-        wait = retry_delay(job, self._options.retry_seconds) if retryable else None
+    def _fail(self, attempt: _Attempt, why: JobFailure, log: Any, *, seconds: float | None = None) -> str:
+        job, failure = attempt.job, why.failure()
+        log.warning("job_failed", failure=failure.name, sentence=failure.sentence, retryable=why.retryable)
+        wait = retry_delay(job, self._options.retry_seconds) if why.retryable else None
         ran = time.monotonic() - attempt.started if seconds is None else seconds
-        return self._settle(
-            lambda: self._store.fail_job(job.id, job.attempt, failure, retry_in=wait, seconds=ran),
-            f"failed: {failure.name}",
-        )
 
-    def _settle(self, end: Callable[[], bool], word: str, folder: Path | None = None) -> str:
-        """End the attempt in the store, waiting until it answers; `folder` is done with then."""
-        until, pause = time.monotonic() + SETTLE_SECONDS, 0.1
+        def fail(job_id: int, number: int) -> bool:
+            return self._store.fail_job(job_id, number, failure, retry_in=wait, seconds=ran)
+
+        last = wait is None or job.attempt >= job.last_attempt
+        return self._settle(attempt, fail, f"failed: {failure.name}", log, last=last)
+
+    def _settle(
+        self, attempt: _Attempt, end: Callable[[int, int], bool], word: str, log: Any, *, last: bool = False
+    ) -> str:
+        """End the attempt in the store, waiting until it answers; with the `last` one its scratch goes."""
+        job, pause = attempt.job, 0.1
         while True:
             try:
-                held = end()
+                held = end(job.id, job.attempt)
                 break
             except StoreUnavailable as error:
-                if self._stop.is_set() or time.monotonic() > until:
-                    self._log.error("result_thrown_away", reason=error.message)
-                    raise
-                self._log.warning("result_waits_for_the_store", reason=error.message)
+                if self._stop.is_set():
+                    log.warning("left_to_its_lease", reason=error.message)
+                    return "left to its lease"
+                log.warning("result_waits_for_the_store", reason=error.message)
             self._stop.wait(pause)
             pause = min(5.0, pause * 2)
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        if held and last:
+            shutil.rmtree(folder_of(self._options.scratch, job.id), ignore_errors=True)
         return word if held else "lost to another attempt"
 
 

@@ -41,5 +41,5 @@ class ChildWorkbench:
         now = time.monotonic()
         if now >= self._next:
             self._next = now + REPORT_SECONDS
-            fraction = min(1.0, max(0.0, fraction))
+            fraction = min(1.0, max(0.0, float(fraction)))
             self.send(Progress(fraction=fraction, stage=stage, message=message, seconds_left=seconds_left))

@@ -26,7 +26,9 @@ from headstart.errors import StoreUnavailable
 from headstart.failures import FAILURES
 from headstart.store import Store, upgrade_schema
 from tests.drill import METHOD, DrillParams
+from worker.process import Died
 from worker.runner import Runner, RunnerOptions, retry_delay
+from worker.scratch import sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -160,6 +162,8 @@ def test_the_child_is_reused_while_it_is_healthy(store: Store, runner: Runner) -
         ("kill", "Killed", 3, "SIGKILL"),
         ("segfault", "Killed", 3, "SIGSEGV"),
         ("far_out", "OutOfRange", 1, "0..100"),
+        ("not_json", "Unexpected", 1, "not JSON serializable"),
+        ("orphan", "Killed", 3, "SIGKILL"),
     ],
 )
 def test_every_failure_has_a_name_a_sentence_and_a_remedy(
@@ -174,6 +178,67 @@ def test_every_failure_has_a_name_a_sentence_and_a_remedy(
     assert job.failure.sentence.endswith(".")
     assert "Traceback" not in job.failure.sentence
     assert store.evidence_version() == version
+
+
+def test_a_number_of_numpy_is_a_number(store: Store, runner: Runner) -> None:
+    job = run_until_ended(store, runner, submit(store, end="numpy"))
+    assert store.score(job.score_id or 0).value == 0.5
+
+
+def test_a_child_that_cannot_start_costs_no_job_an_attempt(store: Store, tmp_path: Path) -> None:
+    broken = Runner(store, options(tmp_path, methods=("no.such",)), threading.Event(), structlog.get_logger())
+    job_id = submit(store)
+    for _ in range(3):
+        with pytest.raises(Died):
+            broken.run_next(QUEUES)
+    assert (store.job(job_id).state, store.job(job_id).attempt) == (JobState.QUEUED, 0)
+    store.cancel_job(job_id)
+
+
+def test_a_scratch_folder_that_cannot_be_written_is_said(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "scratch").write_text("a file")
+    runner = Runner(store, options(tmp_path), threading.Event(), structlog.get_logger())
+    job = run_until_ended(store, runner, submit(store))
+    runner.close()
+    assert job.failure is not None
+    assert (job.failure.name, job.attempt) == ("Interrupted", 3)
+    assert "scratch folder" in job.failure.sentence
+
+
+def test_a_signal_to_the_whole_group_gives_the_job_back(store: Store, tmp_path: Path) -> None:
+    stop = threading.Event()
+    leaving = Runner(store, options(tmp_path), stop, structlog.get_logger())
+    job_id = submit(store, seconds=30.0)
+
+    def kill_all(job: Job) -> None:
+        assert leaving._child is not None
+        assert leaving._child.pid is not None
+        os.kill(leaving._child.pid, signal.SIGTERM)  # ignored: meant for the worker
+        time.sleep(0.2)
+        assert leaving._child.alive()
+        stop.set()
+        os.kill(leaving._child.pid, signal.SIGKILL)
+
+    watcher = threading.Timer(1.5, lambda: kill_all(store.job(job_id)))
+    watcher.start()
+    assert leaving.run_next(QUEUES)
+    watcher.join()
+    leaving.close()
+    job = store.job(job_id)
+    assert (job.state, job.attempt, job.last_attempt) == (JobState.QUEUED, 1, 4)
+    store.cancel_job(job_id)
+
+
+def test_old_scratch_folders_of_ended_jobs_are_swept(store: Store, runner: Runner, tmp_path: Path) -> None:
+    ended = run_until_ended(store, runner, submit(store)).id
+    waiting = submit(store)
+    for name in (f"job-{ended}", f"job-{waiting}", "job-999999", "job-x", "other"):
+        (tmp_path / name).mkdir()
+    assert sweep(store, tmp_path) == 0
+    assert sweep(store, tmp_path, older_than=-1) == 1
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == sorted([f"job-{waiting}", "job-999999", "job-x", "other"])
+    store.cancel_job(waiting)
 
 
 def test_what_failed_once_may_succeed_later(store: Store, runner: Runner) -> None:
@@ -302,7 +367,7 @@ def test_the_child_leaves_when_its_worker_is_gone(store: Store, runner: Runner) 
     from worker.process import Child
 
     child = Child(("tests.drill",), None)
-    child.wait_ready()
+    assert child.ready(60)
     assert child.pid is not None
     child._connection.close()  # what the kernel does for a worker that was killed
     until = time.monotonic() + 10
