@@ -22,8 +22,9 @@ CMD ["python", "-m", "worker"]
 FROM base AS service
 RUN pip install -c constraints.txt -e '.[service]'
 USER headstart
-# inside a container every interface is the container's own; who reaches it is decided by the published port
-ENV HEADSTART_HOST=0.0.0.0 HEADSTART_PORT=8000 HEADSTART_OPEN_BIND=true
+# inside a container every interface is the container's own; without API keys it serves nobody there, unless
+# HEADSTART_OPEN_BIND says that the published port decides who reaches it, as compose does
+ENV HEADSTART_HOST=0.0.0.0 HEADSTART_PORT=8000
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s CMD \
     ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]

@@ -117,21 +117,6 @@ class Settings(BaseSettings):
         return value
 
 
-def read_settings(**given: str | int | None) -> Settings:
-    """Read the environment, with what is given (not None) above it.
-
-    Raises InvalidInput with a sentence that names the setting, and not its value, which may be a secret.
-    """
-    try:
-        return Settings(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = "HEADSTART_" + "_".join(map(str, first["loc"])).upper()
-        raise InvalidInput(
-            f"The setting {name} cannot be used: {first['msg']}. Correct or unset it."
-        ) from None
-
-
 def read_settings(**given: Any) -> Settings:
     """The settings of the environment, and above them what is given, where that is not None.
 

@@ -11,7 +11,9 @@ import base64
 import hashlib
 import hmac
 import json
+import threading
 import time
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
@@ -25,7 +27,7 @@ from headstart.errors import Forbidden, HeadstartError, InvalidInput, Problem
 if TYPE_CHECKING:
     import random
     import ssl
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from headstart.entities import Delivery, Job
@@ -89,7 +91,7 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
 
 
 def signing_key(secret: str) -> bytes:
-    """The bytes to sign with: of base64 after "whsec_", which the setting was checked for, or the secret itself."""
+    """The bytes to sign with: of base64 after "whsec_", which the setting made sure of, or the secret."""
     if secret.startswith(_PREFIX):
         return base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
     return secret.encode()
@@ -186,16 +188,36 @@ def _tls() -> ssl.SSLContext:
 
 
 def _send(url: str, headers: dict[str, str], body: bytes, options: WebhookOptions) -> httpx.Response:
+    seconds = options.timeout_seconds
+    started = time.monotonic()
     client = httpx.AsyncClient(
-        verify=_tls(),
-        trust_env=False,
-        timeout=httpx.Timeout(options.timeout_seconds, connect=options.timeout_seconds / 2),
+        verify=_tls(), trust_env=False, timeout=httpx.Timeout(seconds, connect=seconds / 2)
     )
-    requests = pinned(
-        client, "POST", http_url(url), allow_private=options.allow_private, headers=headers, content=body
+    requests = _in_time(
+        lambda: pinned(
+            client, "POST", http_url(url), allow_private=options.allow_private, headers=headers, content=body
+        ),
+        seconds,
     )
     # A loop of its own, for the one thing that asyncio alone can do: a limit on the time of the whole.
-    return asyncio.run(_exchange(client, requests, options.timeout_seconds))
+    return asyncio.run(_exchange(client, requests, seconds - (time.monotonic() - started)))
+
+
+def _in_time(look_up: Callable[[], tuple[httpx.Request, ...]], seconds: float) -> tuple[httpx.Request, ...]:
+    """What the look-up finds; TimeoutError after so many seconds.
+
+    In a daemon thread, since no look-up of a name can be broken off, and the loop would wait for its end.
+    """
+    found: Future[tuple[httpx.Request, ...]] = Future()
+
+    def work() -> None:
+        try:
+            found.set_result(look_up())
+        except BaseException as e:  # raised where the result is asked for
+            found.set_exception(e)
+
+    threading.Thread(target=work, name="webhook-address", daemon=True).start()
+    return found.result(seconds)
 
 
 async def _exchange(

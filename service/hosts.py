@@ -60,9 +60,10 @@ class Hosts:
         return is_loopback(name) or name in self._names
 
     def _is_same_site(self, origin: bytes, host: bytes | None) -> bool:
-        # The port counts too: another server of this machine may show pages of anyone.
+        # On loopback the port counts, whatever is listed: another server there may show pages of anyone.
         _, slashes, site = origin.partition(b"://")
-        return bool(slashes) and (site == host or _name_of(site) in self._names)
+        name = _name_of(site)
+        return bool(slashes) and (site == host or (name in self._names and not is_loopback(name)))
 
 
 def _name_of(authority: bytes) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+import structlog
 from fastapi import Depends, Header
 from pydantic import StringConstraints
 from pydantic.json_schema import SkipJsonSchema
 from starlette.requests import Request  # noqa: TC002 - FastAPI reads the annotation
 
+from headstart.errors import StoreUnavailable
 from service.auth import KEY
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
     from headstart.entities import RecordedResponse
     from headstart.store import Store
+
+_log = structlog.get_logger("headstart.service")
 
 _Given = Annotated[
     Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._:-]+$")]
@@ -65,5 +69,8 @@ def answer_once(
     except BaseException:
         store.release_request(given, route)
         raise
-    store.record_response(given, route, response)
+    try:
+        store.record_response(given, route, response)
+    except StoreUnavailable as error:  # what was asked for is done, and whoever asked is to know
+        _log.warning("answer_not_recorded", route=route, reason=error.message)
     return response, False

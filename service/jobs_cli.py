@@ -177,18 +177,26 @@ def read_events(chunks: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
 def followed(client: Client, job_id: int) -> Iterator[dict[str, Any]]:
     """The events of a job until it has ended, across breaks of the connection."""
     after = 0
-    patient_until = time.monotonic() + PATIENCE_SECONDS
+    gone_since: float | None = None
+
+    def heard() -> Iterator[str]:
+        nonlocal gone_since
+        for chunk in client.streamed(f"/jobs/{job_id}/events", {"Last-Event-ID": str(after)}):
+            gone_since = None  # a comment will do: of a job that waits nothing else comes
+            yield chunk
+        gone_since = None
+
     while True:
         try:
-            chunks = client.streamed(f"/jobs/{job_id}/events", {"Last-Event-ID": str(after)})
-            for revision, event in read_events(chunks):
+            for revision, event in read_events(heard()):
                 after = revision  # the next connection goes on from here
                 yield event
                 if event["state"] in ENDED:
                     return
-                patient_until = time.monotonic() + PATIENCE_SECONDS
         except BrokenOff:
-            if time.monotonic() >= patient_until:
+            now = time.monotonic()
+            gone_since = now if gone_since is None else gone_since
+            if now - gone_since >= PATIENCE_SECONDS:
                 raise
         time.sleep(RECONNECT_SECONDS)
 

@@ -91,9 +91,9 @@ def revoke(name: Name, as_json: AsJson = False) -> None:
 @contextmanager
 def _store() -> Iterator[Store]:
     from headstart.errors import HeadstartError  # noqa: PLC0415 - what follows brings the whole service
-    from service.serving import open_store, read_settings  # noqa: PLC0415
+    from service.serving import given_settings, open_store  # noqa: PLC0415
 
-    store = open_store(read_settings().store.get_secret_value())
+    store = open_store(given_settings().store.get_secret_value())
     try:
         yield store
     except HeadstartError as error:

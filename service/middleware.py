@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from http import HTTPStatus
 from itertools import count
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from service.metrics import RequestMetrics
 
 UPLOADS = "/imports"
+STREAM = "/jobs/{job_id}/events"
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _log = structlog.get_logger("headstart.service")
 
@@ -61,13 +63,17 @@ class FrontDoor:
         scope[REQUEST_ID] = request_id.decode()
         added = [(b"x-request-id", request_id)]
         status = 0
+        answered = 0.0
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *added]
-            await send(message)
+                await send(message)
+            else:
+                await send(message)
+                answered = perf_counter()  # in the end the last part, before what runs after it
 
         limit = self._max_upload if scope["path"] == UPLOADS and scope["method"] == "POST" else self._max_body
         try:
@@ -90,7 +96,8 @@ class FrontDoor:
         finally:
             route = scope.get("route")
             name, method = (route.path_format, scope["method"]) if route is not None else ("other", "any")
-            self._metrics.observe(name, method, status, perf_counter() - started)
+            if name != STREAM or status != HTTPStatus.OK:  # how long a job is followed is nobody's latency
+                self._metrics.observe(name, method, status, (answered or perf_counter()) - started)
 
     def _refusal(
         self,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING
 
 import uvicorn
-from pydantic import ValidationError
 
 from headstart.errors import HeadstartError
 from headstart.logs import configure_logs
-from headstart.settings import Settings
+from headstart.settings import read_settings
 from headstart.store import Store, upgrade_schema
 from service.app import create_app
 from service.auth import needs_keys
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
+    from headstart.settings import Settings
+
 QUESTION = '{"family":"roberta-base","target":{"name":"rte"}}'
 
 
@@ -33,10 +35,12 @@ def serve(*, host: str | None, port: int | None, logs: bool, worker: bool = Fals
 
     Raises Refused with a sentence where that cannot begin.
     """
-    settings = read_settings(host=host, port=port)
+    settings = given_settings(host=host, port=port)
     if worker:
         settings = settings.model_copy(update={"embedded_worker": False})  # that process keeps the store up
     configure_logs(json_lines=logs)
+    # Uvicorn stops on SIGTERM and then repeats it: as an exit, so that all below is closed in order.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with ExitStack() as stack:
         store = stack.enter_context(closing(open_store(settings.store.get_secret_value())))
         check_bind(settings, store)
@@ -72,14 +76,12 @@ def _worker(store: Store, *, logs: bool) -> WorkerProcess:
     return WorkerProcess(lambda sentence: print(sentence, file=sys.stderr, flush=True), command)
 
 
-def read_settings(**given: str | int | None) -> Settings:
+def given_settings(**given: str | int | None) -> Settings:
     """Read the environment, with what the command line gave above it."""
     try:
-        return Settings(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = "HEADSTART_" + "_".join(map(str, first["loc"])).upper()
-        raise Refused(f"The setting {name} cannot be used: {first['msg']}. Correct or unset it.") from None
+        return read_settings(**given)
+    except HeadstartError as error:
+        raise Refused(error.message) from None
 
 
 def check_bind(settings: Settings, store: Store) -> None:

@@ -101,9 +101,16 @@ def test_compose_publishes_on_loopback_only() -> None:
     assert ports[0].startswith("127.0.0.1:")
 
 
+def test_an_image_started_alone_serves_nobody_without_a_key() -> None:
+    """Only compose, which publishes on loopback, says that nothing else need ask who comes."""
+    assert not re.search(r"^ENV.*OPEN_BIND", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    environment = SERVICES["service"]["environment"]
+    assert (environment["HEADSTART_OPEN_BIND"], environment["HEADSTART_HOSTS"]) == ("true", "service")
+
+
 def test_only_the_gpu_worker_asks_for_a_gpu() -> None:
     (device,) = SERVICES["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
-    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    assert (device["driver"], device["count"], device["capabilities"]) == ("nvidia", "all", ["gpu"])
     assert [name for name, service in SERVICES.items() if "profiles" in service] == ["worker-gpu"]
 
 

@@ -7,6 +7,7 @@ decide who works. SIGTERM and Ctrl-C give the jobs in hand back to the line.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -97,7 +98,7 @@ def _until_told(store: Store, settings: Settings, options: argparse.Namespace) -
 
 
 def _stop_at_eof(crew: Crew) -> None:
-    while sys.stdin.buffer.read(4096):
+    while os.read(sys.stdin.fileno(), 4096):  # unbuffered: a daemon thread may not hold a lock at exit
         pass
     crew.stop()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from headstart.entities import Delivery, DeliveryState
@@ -16,7 +16,8 @@ from headstart.errors import Conflict
 from headstart.store.bulk import in_chunks
 from headstart.store.catalogue import row_of
 from headstart.store.paging import read_page
-from headstart.store.tables import deliveries, jobs
+from headstart.store.tables import deliveries, jobs, turns
+from headstart.store.turns import take
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,22 +64,31 @@ def rearm(connection: Connection, job_id: int) -> None:
 
 
 def claim(connection: Connection, lease_seconds: float, now: Moment) -> Delivery | None:
-    """Take the delivery that is due longest; it comes back when the lease has run out."""
-    # SKIP LOCKED: of two claimers one takes this delivery and the other the next one; neither waits.
+    """Take the delivery that is due longest; it comes back when the lease has run out.
+
+    Of one address no two are taken at a time, so that a slow receiver holds up one sender, not all: a claim
+    takes the turn of its address too, and `note_try` gives it back.
+    """
+    is_told = select(turns.c.name).where(turns.c.name == deliveries.c.url, turns.c.until > now).exists()
+    # SKIP LOCKED: of two claimers one takes this delivery and the other the next one.
     first = (
-        select(deliveries.c.id)
-        .where(deliveries.c.state == DeliveryState.PENDING, deliveries.c.next_at <= now)
+        select(deliveries.c.id, deliveries.c.url)
+        .where(deliveries.c.state == DeliveryState.PENDING, deliveries.c.next_at <= now, ~is_told)
         .order_by(deliveries.c.next_at, deliveries.c.id)
         .limit(1)
         .with_for_update(skip_locked=True)
     )
-    claimed = connection.execute(
-        update(deliveries)
-        .where(deliveries.c.id == first.scalar_subquery())
-        .values(next_at=now + timedelta(seconds=lease_seconds))
-        .returning(*deliveries.c)
-    ).one_or_none()
-    return None if claimed is None else _delivery(claimed)
+    while (due := connection.execute(first).one_or_none()) is not None:
+        # False: another has just begun to tell this address, and the next look passes over it.
+        if take(connection, due.url, lease_seconds, now):
+            claimed = connection.execute(
+                update(deliveries)
+                .where(deliveries.c.id == due.id)
+                .values(next_at=now + timedelta(seconds=lease_seconds))
+                .returning(*deliveries.c)
+            ).one()
+            return _delivery(claimed)
+    return None
 
 
 def note_try(
@@ -94,6 +104,8 @@ def note_try(
     The moment to which a claim pushed `next_at` is its token: nothing else sets the same one.
     """
     held = _hold(connection, claimed.id)
+    # The turn of the address was taken to the same moment.
+    connection.execute(delete(turns).where(turns.c.name == claimed.url, turns.c.until == claimed.next_at))
     current = held.state is DeliveryState.PENDING and held.next_at == claimed.next_at
     change: dict[str, Any] = {"log": [*held.log, entry][-MOST_LOGGED:]}
     if current:

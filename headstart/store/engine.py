@@ -28,7 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BUSY_SECONDS = 60  # how long a writer waits for another: longer than the longest import
-CONNECT_SECONDS = 5
+CONNECT = {  # to Postgres, unless the URL says otherwise: a network that is gone is noticed in seconds
+    "connect_timeout": 5,
+    "tcp_user_timeout": 10_000,  # ms that what was sent may go unacknowledged
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
 IDLE_SECONDS = 1.0  # after which a pooled connection is asked whether it still lives
 EVIDENCE_LOCK = 0x4EAD57A7  # Postgres advisory locks of ours
 SCHEMA_LOCK = 0x4EAD57A8
@@ -68,7 +74,7 @@ def open_engine(url: URL) -> Engine:
     try:
         if url.get_backend_name() == "sqlite":
             return _open_sqlite(url, options)
-        connect = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_SECONDS}
+        connect = {name: value for name, value in CONNECT.items() if name not in url.query}
         engine = create_engine(url, connect_args=connect, **options)
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise StoreUnavailable(

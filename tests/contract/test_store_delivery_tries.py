@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from delivery_acts import LEASE, claim, fail, hooked, only, record, submit
+from delivery_acts import HERE, LEASE, THERE, claim, fail, hooked, only, record, submit
 from store_acts import at_once
 
 from headstart.entities import Delivery, DeliveryState, JobDraft
@@ -42,7 +42,7 @@ def test_a_claim_is_a_lease(store: Store, clock: FrozenClock, draft: JobDraft) -
 
 def test_the_longest_due_comes_first(store: Store, clock: FrozenClock, draft: JobDraft) -> None:
     for seed in range(3):
-        submit(store, dataclasses.replace(draft, seed=seed))
+        submit(store, dataclasses.replace(draft, seed=seed, webhook=f"{HERE}/{seed}"))
         clock.move(1)
     for job_id in (2, 3, 1):
         store.cancel_job(job_id)
@@ -55,7 +55,7 @@ def test_claimers_at_once_take_one_each(
 ) -> None:
     """Two processes, as far as the database can tell: two stores."""
     count = 4
-    submit(store, *(dataclasses.replace(draft, seed=seed) for seed in range(count)))
+    submit(store, *(dataclasses.replace(draft, seed=k, webhook=f"{HERE}/{k}") for k in range(count)))
     for job_id in range(1, count + 1):
         store.cancel_job(job_id)
     other = store if store_url == "sqlite://" else Store(store_url, clock)
@@ -70,6 +70,44 @@ def test_claimers_at_once_take_one_each(
     while (rest := store.claim_delivery(LEASE)) is not None:
         found.append(rest.id)
     assert sorted(found) == [1, 2, 3, 4]
+
+
+def test_a_slow_receiver_is_told_one_thing_at_a_time(
+    store: Store, clock: FrozenClock, draft: JobDraft
+) -> None:
+    submit(store, *(dataclasses.replace(draft, seed=seed) for seed in range(3)))
+    submit(store, dataclasses.replace(draft, seed=3, webhook=THERE))
+    for job_id in (1, 2, 3, 4):
+        store.cancel_job(job_id)
+        clock.move(1)
+    slow = claim(store)
+    assert (slow.job_id, claim(store).url) == (1, THERE)
+    assert store.claim_delivery(LEASE) is None
+    assert record(store, slow, next_in=30.0)
+    second = claim(store)
+    assert second.job_id == 2, "one that waits for its next try holds nobody up"
+    clock.move(LEASE)
+    third = claim(store)
+    assert third.job_id == 3, "nor does one whose sender is gone"
+    assert record(store, second, delivered=True), "late, and yet nobody else has claimed it"
+    assert store.claim_delivery(LEASE).url == THERE  # type: ignore[union-attr]
+    assert store.claim_delivery(LEASE) is None, "a late record does not take the turn of the newer claim"
+
+
+def test_claimers_at_once_do_not_share_a_receiver(
+    store_url: str, store: Store, clock: FrozenClock, draft: JobDraft
+) -> None:
+    submit(store, *(dataclasses.replace(draft, seed=seed) for seed in range(8)))
+    for job_id in range(1, 9):
+        store.cancel_job(job_id)
+    other = store if store_url == "sqlite://" else Store(store_url, clock)
+    claims: list[Callable[[], object]] = [
+        lambda by=by: by.claim_delivery(LEASE) for by in (store, other) for _ in range(4)
+    ]
+    found = [one for one in at_once(*claims) if isinstance(one, Delivery)]
+    if other is not store:
+        other.close()
+    assert len(found) == 1
 
 
 def test_without_a_given_clock_leases_are_of_the_databases_time(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -71,11 +72,28 @@ class Deployment:
         self.processes.append(process)
         return process
 
-    def celery(self, name: str = "one", **environment: str) -> subprocess.Popen[bytes]:
+    def celery(self, name: str = "", **environment: str) -> subprocess.Popen[bytes]:
+        name = name or f"worker-{len(self.processes)}"
         return self.start(*CELERY, *QUIET, "--hostname", f"{name}@test", **environment)
 
     def embedded(self, **environment: str) -> subprocess.Popen[bytes]:
         return self.start("-m", "worker", **environment)
+
+    def api(self, *command: str, **environment: str) -> str:
+        """Start a service, by `command` if it is a special one, and return its address."""
+        log = self.folder / f"process-{len(self.processes)}.log"
+        what = command or ("-m", "service", "serve")
+        self.start(*what, "--port", "0", **{"HEADSTART_EMBEDDED_WORKER": "false"} | environment)
+        found = self.wait(lambda: re.search(r"serves on (http://\S+)", log.read_text()))
+        return str(found[1])
+
+    def wait_for_workers(self, count: int) -> None:
+        """Wait until so many workers have begun, since the start of the test."""
+        self.wait(lambda: self.logged("worker_started") >= count)
+
+    def logged(self, event: str) -> int:
+        """How often the processes have logged this event."""
+        return self.logs().count(f'"event": "{event}"')
 
     def logs(self) -> str:
         return "\n".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log")))

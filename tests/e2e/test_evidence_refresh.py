@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import TYPE_CHECKING
 
@@ -14,22 +13,13 @@ if TYPE_CHECKING:
 SECONDS = 5.0  # from the end of a job until every process answers from it
 
 
-def api(deployment: Deployment) -> str:
-    """Start a service of two and return its address."""
-    number = len(deployment.processes)
-    deployment.start("-m", "service", "serve", "--port", "0", HEADSTART_EMBEDDED_WORKER="false")
-    log = deployment.folder / f"process-{number}.log"
-    found = deployment.wait(lambda: re.search(r"serves on (http://\S+)", log.read_text()))
-    return str(found[1])
-
-
 def version_of(address: str) -> int:
     answer = httpx.get(f"{address}/readyz", trust_env=False)
     return int(answer.json()["evidence_version"]) if answer.is_success else 0
 
 
 def test_every_api_process_answers_from_a_new_score_within_seconds(scaled_out: Deployment) -> None:
-    addresses = [api(scaled_out), api(scaled_out)]
+    addresses = [scaled_out.api(), scaled_out.api()]
     scaled_out.celery()
     scaled_out.submit(scaled_out.drafts(1))
     scaled_out.wait(lambda: all(version_of(address) == 1 for address in addresses))
@@ -50,5 +40,5 @@ def test_scores_that_come_together_share_a_refit(scaled_out: Deployment) -> None
     started = time.monotonic()
     scaled_out.census(job_ids)
     scaled_out.wait(lambda: scaled_out.newest_posterior() == 200)
-    refits = scaled_out.logs().count('"event": "refitted"')
+    refits = scaled_out.logged("refitted")
     assert 1 <= refits <= (time.monotonic() - started) / 2 + 2

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from deployment import CELERY, QUIET, drilling_child
+from deployment import CELERY, QUIET
+from drills import JOBS, crash_again_and_again, kill_children, kill_workers_in_turn
 
 from headstart.entities import JobState
 from headstart.errors import Conflict
@@ -16,7 +16,6 @@ from headstart.errors import Conflict
 if TYPE_CHECKING:
     from deployment import Deployment
 
-JOBS = 250
 SKEWED = """
 import sys
 from datetime import timedelta
@@ -30,51 +29,15 @@ main()
 
 
 def test_workers_killed_in_the_middle_of_their_jobs(scaled_out: Deployment) -> None:
-    job_ids = scaled_out.submit(scaled_out.drafts(JOBS, seconds=0.02))
-    victims = [scaled_out.celery("one"), scaled_out.celery("two")]
-    for kills in (1, 2):
-        scaled_out.wait(lambda kills=kills: scaled_out.done() >= kills * 40)
-        victim = victims.pop(0)
-        child = drilling_child(victim.pid)
-        victim.kill()
-        victim.wait()
-        assert child is not None
-        scaled_out.wait(lambda child=child: not os.path.exists(f"/proc/{child}"), 10)  # no orphan goes on
-        victims.append(scaled_out.celery(f"next-{kills}"))
-    jobs = scaled_out.census(job_ids)
-    assert any(job.attempt > 1 for job in jobs)
+    kill_workers_in_turn(scaled_out, scaled_out.celery)
 
 
 def test_children_killed(scaled_out: Deployment) -> None:
-    job_ids = scaled_out.submit(scaled_out.drafts(JOBS, seconds=0.02))
-    worker = scaled_out.celery()
-    killed = set()
-    for _ in range(5):
-        done = scaled_out.done()
-        scaled_out.wait(lambda done=done: scaled_out.done() >= done + 20)
-        child = scaled_out.wait(lambda: drilling_child(worker.pid))
-        os.kill(child, signal.SIGKILL)
-        killed.add(child)
-    scaled_out.census(job_ids)
-    assert worker.poll() is None
-    assert len(killed) == 5
+    kill_children(scaled_out, scaled_out.celery)
 
 
 def test_a_crash_loop_ends_as_failed_and_blocks_nobody(scaled_out: Deployment) -> None:
-    crashing = scaled_out.submit(scaled_out.drafts(10, end="kill"))  # first in line
-    good = scaled_out.submit(scaled_out.drafts(JOBS))
-    scaled_out.celery()
-    jobs = scaled_out.census([*crashing, *good], failed=crashing)
-    for job in jobs[: len(crashing)]:
-        assert job.attempt == job.last_attempt == 3
-        assert job.failure is not None
-        assert job.failure.name == "Killed"
-        assert "SIGKILL" in job.failure.sentence
-        assert job.failure.remedy
-    # Most of the good ones went ahead while the crashing ones waited for their next try.
-    last_crash = max(job.finished_at for job in jobs[: len(crashing)] if job.finished_at)
-    ahead = sum(job.finished_at < last_crash for job in jobs[len(crashing) :] if job.finished_at)
-    assert ahead > 20
+    crash_again_and_again(scaled_out, scaled_out.celery)
 
 
 def test_cancels_that_race_with_the_end(scaled_out: Deployment) -> None:

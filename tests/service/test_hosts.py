@@ -111,6 +111,19 @@ def test_only_pages_of_the_service_itself_change_anything(method: str, open_bind
     assert allowed(judging(open_bind=open_bind), method, host, "https://ours.example:8443")
 
 
+@pytest.mark.parametrize("open_bind", [True, False])
+def test_the_port_of_a_loopback_page_counts_even_where_its_name_is_listed(open_bind: bool) -> None:
+    hosts = Hosts(settings(hosts=("localhost", "127.0.0.1"), open_bind=open_bind))
+    assert allowed(hosts, "POST", "localhost:8000", "http://localhost:8000")
+    for origin in (
+        "http://localhost:3000",
+        "http://127.0.0.1:3000",
+        "http://localhost",
+        "http://localhost.:1",
+    ):
+        assert not allowed(hosts, "POST", "localhost:8000", origin), origin
+
+
 def test_a_page_of_nowhere_is_not_of_a_host_of_no_name() -> None:
     assert not allowed(Hosts(settings(open_bind=True)), "POST", "", "null")
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -180,9 +181,9 @@ def test_watch_fails_with_the_job(live: Live) -> None:
 
 
 class Scripted(Client):
-    """A service whose streams are written down: text, and where they break off."""
+    """A service whose streams are written down: text, silences in seconds, and where they break off."""
 
-    def __init__(self, *streams: list[str | Exception]) -> None:
+    def __init__(self, *streams: list[str | float | Exception]) -> None:
         self.streams = list(streams)
         self.asked: list[str] = []
 
@@ -191,7 +192,10 @@ class Scripted(Client):
         for part in self.streams.pop(0):
             if isinstance(part, Exception):
                 raise part
-            yield part
+            if isinstance(part, float):
+                time.sleep(part)
+            else:
+                yield part
 
 
 def event(revision: int, state: str) -> str:
@@ -216,11 +220,28 @@ def test_a_broken_stream_is_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_service_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs_cli, "RECONNECT_SECONDS", 0.01)
     monkeypatch.setattr(jobs_cli, "PATIENCE_SECONDS", 0.05)
-    gone: list[str | Exception] = [BrokenOff("The service went away.")]
+    gone: list[str | float | Exception] = [BrokenOff("The service went away.")]
     client = Scripted([event(1, "queued")], *([gone] * 100))
     with pytest.raises(BrokenOff, match="went away"):
         list(jobs_cli.followed(client, 1))
     assert 3 <= len(client.asked) < 50
+
+
+def test_patience_is_with_a_service_that_is_gone_not_with_one_that_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(jobs_cli, "RECONNECT_SECONDS", 0.0)
+    monkeypatch.setattr(jobs_cli, "PATIENCE_SECONDS", 0.2)
+    gone = BrokenOff("The service went away.")
+    client = Scripted(
+        [event(1, "queued"), 0.3, gone],
+        [": ping\n\n", 0.3, gone],
+        [gone],
+        [],
+        [0.3, gone],
+        [event(2, "succeeded")],
+    )
+    assert [one["state"] for one in jobs_cli.followed(client, 1)] == ["queued", "succeeded"]
 
 
 def test_a_refusal_is_not_asked_again() -> None:

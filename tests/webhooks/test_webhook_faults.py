@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import socket
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,24 @@ def test_a_slow_receiver_takes_no_more_than_its_time(
     found = only(store)
     assert found.state is DeliveryState.PENDING
     assert found.log[0]["error"] == "The receiver cannot be told: no answer in time."
+
+
+def test_a_slow_look_up_of_the_name_takes_no_more_than_its_time(
+    store: Store, ended: Callable[[str], Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = threading.Event()
+
+    def look_up(*_: Any, **__: Any) -> Any:
+        answer.wait(10)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    ended("http://slow.test/")
+    started = time.monotonic()
+    assert deliver_next(store, HASTY, RNG)
+    assert time.monotonic() - started < 2.5
+    answer.set()
+    assert only(store).log[0]["error"] == "The receiver cannot be told: no answer in time."
 
 
 @pytest.mark.parametrize(
