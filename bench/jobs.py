@@ -120,7 +120,7 @@ def _submit(store: Store, queue: Queue, drafts: Sequence[JobDraft]) -> None:
 
 def _wait(store: Store, jobs: int) -> None:
     while store.job_counts().by_state[JobState.SUCCEEDED] < jobs:
-        time.sleep(0.1)
+        time.sleep(0.3)
 
 
 def _start_ms(store: Store, queue: Queue, draft: JobDraft) -> float:

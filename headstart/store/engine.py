@@ -34,6 +34,9 @@ CONNECT = {  # to Postgres, unless the URL says otherwise: a network that is gon
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
+    # A line of jobs fills in seconds, before Postgres has counted it. It then takes it for short and sorts
+    # the whole of it for every claim (5 ms at 10,000 jobs, and growing) instead of walking its index (1 ms).
+    "options": "-c enable_bitmapscan=off",
 }
 IDLE_SECONDS = 1.0  # after which a pooled connection is asked whether it still lives
 EVIDENCE_LOCK = 0x4EAD57A7  # Postgres advisory locks of ours
