@@ -27,10 +27,11 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.noop import METHOD, NoopParams
-from headstart.entities import CheckpointDraft, ImportBatch, ImportReport, JobDraft, JobState, TargetDraft
+from headstart.entities import JobDraft, JobState
 from headstart.queue import Queue, open_queue
 from headstart.store import Store, upgrade_schema
 from tests.e2e.servers import Postgres, Valkey
+from tests.one_pair import import_one_pair
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -135,23 +136,14 @@ def _start_ms(store: Store, queue: Queue, draft: JobDraft) -> float:
 
 
 def _drafts(store: Store, count: int) -> list[JobDraft]:
-    store.queue_import(store.create_import("table", "upload").id)
-    claimed = store.claim_import(60)
-    assert claimed is not None
-    batch = ImportBatch(
-        checkpoints=(CheckpointDraft(family="f", name="f", is_vanilla=True),),
-        targets=(TargetDraft(name="t"),),
-        scores=(),
-        report=ImportReport(),
-    )
-    store.finish_import(claimed.id, claimed.attempt, batch)
+    checkpoint_id, target_id = import_one_pair(store)
     first = store.job_counts().by_state[JobState.SUCCEEDED]
     return [
         JobDraft(
             method=METHOD.name,
             method_version=METHOD.version,
-            checkpoint_id=store.checkpoints().items[0].id,
-            target_id=store.targets().items[0].id,
+            checkpoint_id=checkpoint_id,
+            target_id=target_id,
             params=NoopParams(number=number).model_dump(mode="json"),
         )
         for number in range(first, first + count)

@@ -10,12 +10,13 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from headstart.entities import CheckpointDraft, ImportBatch, ImportReport, JobDraft, TargetDraft
+from headstart.entities import JobDraft
 from headstart.errors import InvalidInput, StoreUnavailable
 from headstart.methods import METHODS, known_methods
 from headstart.queue import MOST_KNOCKS, CeleryQueue, NullQueue, open_queue
 from headstart.settings import Settings
 from headstart.upkeep import RING_AGAIN_SECONDS, Chore, Requeue, Upkeep
+from tests.one_pair import import_one_pair
 from worker.crew import devices, size_of
 
 if TYPE_CHECKING:
@@ -46,20 +47,13 @@ class Bell:
 @pytest.fixture
 def submitted(store: Store, clock: FrozenClock) -> list[int]:
     """Ids of 120 jobs for the CPU and 3 for a GPU, nobody woken for them since."""
-    store.queue_import(store.create_import("table", "upload").id)
-    claimed = store.claim_import(60)
-    assert claimed is not None
-    checkpoint = CheckpointDraft(family="f", name="f", is_vanilla=True)
-    batch = ImportBatch(
-        checkpoints=(checkpoint,), targets=(TargetDraft(name="t"),), scores=(), report=ImportReport()
-    )
-    store.finish_import(claimed.id, claimed.attempt, batch)
+    checkpoint_id, target_id = import_one_pair(store)
     drafts = [
         JobDraft(
             method="m",
             method_version="1",
-            checkpoint_id=1,
-            target_id=1,
+            checkpoint_id=checkpoint_id,
+            target_id=target_id,
             params={},
             seed=seed,
             queue="cpu" if seed < 120 else "gpu",

@@ -6,11 +6,12 @@ import math
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, func, insert, select, update
+from sqlalchemy import func, insert, select, update
 
 from headstart.entities import Heartbeat, JobState, Progress
 from headstart.failures import WorkerLost
 from headstart.store import job_statements as statements
+from headstart.store.ingest import CONTRADICTS
 from headstart.store.job_statements import times
 from headstart.store.jobs import (
     job_of,
@@ -27,13 +28,17 @@ from headstart.store.tables import IN_FORCE, KEY, jobs, scores
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import ColumnElement, Connection, Row, Select
+    from sqlalchemy import Connection, Row, Select
 
     from headstart.entities import Failure, Job
     from headstart.method import Measurement
     from headstart.store.transactions import Moment
 
-CONTRADICTS = "contradicts"
+_HELD: Select[Any] = (
+    select(jobs.c.id, jobs.c.attempt, jobs.c.last_attempt, jobs.c.cancel_requested)
+    .where(*statements.CURRENT)
+    .with_for_update()
+)
 
 
 def claim(connection: Connection, queues: Sequence[str], lease_seconds: float, now: Moment) -> Job | None:
@@ -221,13 +226,7 @@ def _waiting(seconds: float, now: Moment) -> dict[str, Any]:
 
 def _hold_current(connection: Connection, job_id: int, attempt: int) -> Row[Any] | None:
     """Hold the row of a job if the attempt is its current one and runs."""
-    columns = (jobs.c.id, jobs.c.attempt, jobs.c.last_attempt, jobs.c.cancel_requested)
-    query: Select[Any] = select(*columns).where(_current(job_id, attempt)).with_for_update()
-    return connection.execute(query).one_or_none()
-
-
-def _current(job_id: int, attempt: int) -> ColumnElement[bool]:
-    return and_(jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.state == JobState.RUNNING)
+    return connection.execute(_HELD, {"job_id": job_id, "held_attempt": attempt}).one_or_none()
 
 
 def _store_score(

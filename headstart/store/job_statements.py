@@ -28,11 +28,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from headstart.entities import JobState
 from headstart.store.engine import EVIDENCE_LOCK
+from headstart.store.scores import RAISE_VERSION
 from headstart.store.tables import (
     KEY,
     UtcDateTime,
     checkpoints,
-    evidence,
     families,
     job_events,
     jobs,
@@ -154,7 +154,7 @@ def succeed_at_once(given: bool) -> Executable:
     No row: the claim is lost, or the key is held.
     """
     stored = store_score(given, "postgresql").cte("stored")
-    raised = raise_version_statement().where(exists(select(stored.c.id))).cte("raised")
+    raised = RAISE_VERSION.where(exists(select(stored.c.id))).cte("raised")
     score_id = select(stored.c.id).scalar_subquery()
     ended = _succeed(given, score_id).where(exists(select(stored.c.id))).returning(*MOVED).cte("ended")
     return select(*ended.c).add_cte(raised, _noted(given, ended))
@@ -211,11 +211,6 @@ def note_event(given: bool) -> Executable:
     """Note a change of state."""
     columns = ("job_id", "revision", "state", "attempt", "failure")
     return insert(job_events).values(at=_now(given), **{name: bindparam(name) for name in columns})
-
-
-def raise_version_statement() -> Update:
-    """Raise the evidence version by one."""
-    return update(evidence).values(version=evidence.c.version + 1)
 
 
 def _noted(given: bool, moved: CTE) -> CTE:

@@ -131,7 +131,7 @@ def write_quarantine(connection: Connection, score_id: int, reason: str | None, 
     return read_score(connection, score_id)
 
 
-_RAISE = update(evidence).values(version=evidence.c.version + 1)
+RAISE_VERSION = update(evidence).values(version=evidence.c.version + 1)
 
 
 def read_version(connection: Connection) -> int:
@@ -142,7 +142,7 @@ def read_version(connection: Connection) -> int:
 
 def raise_version(connection: Connection) -> None:
     """Raise the evidence version by one: the scores in force changed."""
-    connection.execute(_RAISE)
+    connection.execute(RAISE_VERSION)
 
 
 def _score(row: Row[Any]) -> Score:

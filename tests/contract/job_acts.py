@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
 
-from headstart.entities import CheckpointDraft, Failure, JobDraft, TargetDraft
+from headstart.entities import CheckpointDraft, Failure, JobDraft, Progress, TargetDraft
 from headstart.failures import Killed, NotApplicable, Unexpected
 from headstart.method import Measurement
 
@@ -26,6 +26,7 @@ KILLED = Killed("The process that ran the job was ended by SIGKILL.").failure()
 BROKEN = Unexpected("The method broke off with KeyError: 'label'.").failure()
 NOT_FOR_IT = NotApplicable("The target has one class only.").failure()
 CPU = ("cpu",)
+HALF = Progress(fraction=0.5, stage="measuring", message="fold 3 of 5", seconds_left=12.5)
 
 
 def stock(fill: Callable[..., Any]) -> None:

@@ -10,6 +10,7 @@ from job_acts import (
     BROKEN,
     CPU,
     FOUND,
+    HALF,
     KILLED,
     claimed,
     moves,
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from tests.conftest import FrozenClock
 
     Fill = Callable[..., Import]
-
-HALF = Progress(fraction=0.5, stage="measuring", message="fold 3 of 5", seconds_left=12.5)
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from job_acts import (
     CPU,
     DRAFT,
     FOUND,
+    HALF,
     KILLED,
     NOT_FOR_IT,
     cancelled,
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from tests.conftest import FrozenClock
 
     Fill = Callable[..., Import]
-
-HALF = Progress(fraction=0.5, stage="measuring", message="fold 3 of 5", seconds_left=12.5)
 
 
 @pytest.fixture(autouse=True)

@@ -13,11 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.entities import CheckpointDraft, ImportBatch, ImportReport, JobDraft, JobState, TargetDraft
+from headstart.entities import JobDraft, JobState
 from headstart.queue import open_queue
 from headstart.recommend.posterior import FORMAT
 from headstart.store import Store
 from tests.drill import METHOD, DrillParams
+from tests.one_pair import import_one_pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +38,7 @@ class Deployment:
         self.store = Store(url)
         self.queue = open_queue(broker)
         self.processes: list[subprocess.Popen[bytes]] = []
-        self.checkpoint_id, self.target_id = _catalogue(self.store)
+        self.checkpoint_id, self.target_id = import_one_pair(self.store)
         self._numbers = 0
 
     # -- workers
@@ -201,18 +202,3 @@ def drilling_child(pid: int) -> int | None:
             if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
                 return child
     return None
-
-
-def _catalogue(store: Store) -> tuple[int, int]:
-    """A checkpoint and a target, put there by an import without scores."""
-    store.queue_import(store.create_import("table", "upload").id)
-    claimed = store.claim_import(60)
-    assert claimed is not None
-    batch = ImportBatch(
-        checkpoints=(CheckpointDraft(family="roberta-base", name="roberta-base", is_vanilla=True),),
-        targets=(TargetDraft(name="rte"),),
-        scores=(),
-        report=ImportReport(),
-    )
-    store.finish_import(claimed.id, claimed.attempt, batch)
-    return store.checkpoints().items[0].id, store.targets().items[0].id

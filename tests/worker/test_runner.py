@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import threading
@@ -13,19 +14,16 @@ import pytest
 import structlog
 
 from headstart.entities import (
-    CheckpointDraft,
-    ImportBatch,
-    ImportReport,
     Job,
     JobDraft,
     JobState,
     Progress,
-    TargetDraft,
 )
 from headstart.errors import StoreUnavailable
 from headstart.failures import FAILURES
 from headstart.store import Store, upgrade_schema
 from tests.drill import METHOD, DrillParams
+from tests.one_pair import import_one_pair
 from worker.process import Died
 from worker.runner import Runner, RunnerOptions, retry_delay
 from worker.scratch import sweep
@@ -44,16 +42,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store,
     url = f"sqlite:///{folder / 'store.db'}"
     upgrade_schema(url)
     store = Store(url)
-    store.queue_import(store.create_import("table", "upload").id)
-    claimed = store.claim_import(60)
-    assert claimed is not None
-    batch = ImportBatch(
-        checkpoints=(CheckpointDraft(family="f", name="f", is_vanilla=True),),
-        targets=(TargetDraft(name="t"),),
-        scores=(),
-        report=ImportReport(),
-    )
-    store.finish_import(claimed.id, claimed.attempt, batch)
+    import_one_pair(store)
     stop = threading.Event()
     runner = Runner(store, options(folder), stop, structlog.get_logger())
     yield store, runner, stop
@@ -108,7 +97,7 @@ def run_until_ended(store: Store, runner: Runner, job_id: int) -> Job:
     return job
 
 
-def during(store: Store, runner: Runner, job_id: int, act: Callable[[Job], None]) -> Job:
+def during(store: Store, runner: Runner, job_id: int, act: Callable[[Job], object]) -> Job:
     """Do something as soon as the job has reported, while the runner runs it."""
 
     def watch() -> None:
@@ -275,7 +264,7 @@ def test_progress_is_told_while_it_runs(store: Store, runner: Runner) -> None:
 
 def test_a_cancel_is_obeyed_at_the_next_step(store: Store, runner: Runner) -> None:
     started = time.monotonic()
-    job = during(store, runner, submit(store, seconds=30.0), lambda job: void(store.cancel_job(job.id)))
+    job = during(store, runner, submit(store, seconds=30.0), lambda job: store.cancel_job(job.id))
     assert (job.state, job.score_id) == (JobState.CANCELLED, None)
     assert time.monotonic() - started < 8
 
@@ -386,8 +375,6 @@ def test_a_child_sees_the_gpu_it_is_given(store: Store, tmp_path: Path) -> None:
 def test_back_off_doubles_and_is_spread(store: Store) -> None:
     job = store.job(submit(store))
     store.cancel_job(job.id)
-    import dataclasses
-
     for attempt in (1, 2, 3, 60):
         delays = [retry_delay(dataclasses.replace(job, attempt=attempt), 5.0) for _ in range(200)]
         middle = min(300.0, 5.0 * 2 ** (attempt - 1))
@@ -401,7 +388,3 @@ def test_a_child_that_is_killed_while_idle_is_replaced(store: Store, runner: Run
     time.sleep(0.2)
     job = run_until_ended(store, runner, submit(store))
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
-
-
-def void(_: object) -> None:
-    """Take a value and give none."""
