@@ -24,9 +24,10 @@ from scipy.stats import spearmanr
 from headstart.evidence.model_recycling import read_results
 from headstart.evidence.source import FolderSource
 from headstart.recommend import decide
-from headstart.recommend.evidence import FamilyEvidence
-from headstart.recommend.gains import gain_cells, probe_covariate, vanilla_levels
+from headstart.recommend.evidence import LINEAR_PROBE, FamilyEvidence
+from headstart.recommend.gains import gain_cells, vanilla_levels
 from headstart.recommend.posterior import Posterior, fit
+from headstart.recommend.probes import probe_covariate, reference
 from headstart.recommend.t_noise import t_cdf
 
 if TYPE_CHECKING:
@@ -65,6 +66,10 @@ def evidence_of(batch: ImportBatch, family: str) -> tuple[FamilyEvidence, np.nda
         stderr=np.full(count, np.nan),
         rows_tested=np.full(count, np.nan),
         created=np.zeros(count),
+        probe_methods=(LINEAR_PROBE,),
+        probe_method=np.zeros(len(probe), dtype=int),
+        probe_protocol=np.zeros(len(probe), dtype=int),
+        probe_stderr=np.full(len(probe), np.nan),
         probed_checkpoint=probe[:, 0].astype(int),
         probed_target=probe[:, 1].astype(int),
         probe_value=probe[:, 4],
@@ -90,7 +95,7 @@ def gain_matrix(evidence: FamilyEvidence) -> np.ndarray:
 def cold_targets(evidence: FamilyEvidence, parameters: np.ndarray) -> dict[str, np.ndarray]:
     """Spearman with the measured gains of a target left out entirely, for every order; one value a target."""
     gains = gain_matrix(evidence)
-    probe = probe_covariate(evidence)
+    probe = probe_covariate(evidence, reference(evidence))
     probe = np.where(np.isnan(probe), np.nanmedian(probe), probe)
     rng = np.random.default_rng(0)
     found = defaultdict(list)

@@ -59,6 +59,11 @@ class Method:
     run: Callable[[Workbench, Any], Measurement] | None = None  # None: scores are imported, not measured here
 
     @property
+    def needs_rows(self) -> bool:
+        """Whether its target has to have rows (POST /targets)."""
+        return "labelled rows" in self.needs
+
+    @property
     def queue(self) -> Literal["cpu", "gpu"]:
         """Where its jobs wait: with the workers that have a GPU, if it needs what a GPU makes faster."""
         return "gpu" if ON_GPU.intersection(self.needs) else "cpu"

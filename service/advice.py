@@ -10,8 +10,14 @@ import orjson
 
 from headstart.errors import NotFound
 from headstart.recommend import decide
-from headstart.recommend.sentence import NO_CANDIDATE, NO_EVIDENCE, sentence
-from service.board import Filter, join
+from headstart.recommend.sentence import (
+    NO_CANDIDATE,
+    NO_EVIDENCE,
+    probes_in_words,
+    sentence,
+    static_in_words,
+)
+from service.board import Facts, Filter, join
 
 if TYPE_CHECKING:
     from headstart.entities import Target
@@ -53,9 +59,10 @@ def _write(snapshot: Snapshot, question: Question) -> bytes:
         choice, candidates = (found[0] if found else None), join([entry for _, entry in found])
     head: dict[str, Any] = _verdict(choice, boards, target, question)
     head["evidence_version"] = snapshot.evidence_version
-    head["notes"] = _notes(boards, target, question)
-    facts = b",".join([_facts(board, target) for board in boards])
-    return b'%s,"families":[%s],"candidates":[%s]}' % (orjson.dumps(head)[:-1], facts, candidates)
+    facts = [_facts(board, target) for board in boards]
+    head["notes"] = _notes(boards, facts, target, question)
+    families_json = b",".join([one.json for one in facts])
+    return b'%s,"families":[%s],"candidates":[%s]}' % (orjson.dumps(head)[:-1], families_json, candidates)
 
 
 def _families(snapshot: Snapshot, name: str | None) -> list[FamilySnapshot]:
@@ -135,12 +142,13 @@ def _in_words(target: Target | None, question: Question) -> str:
     return "a target like those known" if question.target is None else "a target as described"
 
 
-def _facts(board: Board, target: Target | None) -> bytes:
+def _facts(board: Board, target: Target | None) -> Facts:
     """The family's part of the answer, written once per board and target."""
     name = None if target is None else target.name
     facts = board.facts.get(name)
     if facts is None:
-        facts = board.facts[name] = orjson.dumps(_family_answer(board, target))
+        answer = orjson.dumps(_family_answer(board, target))
+        facts = board.facts[name] = Facts(answer, tuple(_family_notes(board, target)))
     return facts
 
 
@@ -167,11 +175,46 @@ def _family_answer(board: Board, target: Target | None) -> dict[str, Any]:
             "name": target.name if target is not None else None,
             "basis": basis,
             "stands_on": stands_on,
+            "probed": board.probed,
+        },
+        "reference": family.reference,
+        "probe_weights": {
+            method: {
+                "weight": round(float(weight), 4),
+                "stderr": round(float(stderr), 4),
+                "cells": int(cells),
+            }
+            for method, weight, stderr, cells in zip(
+                fitted.probe_methods,
+                fitted.probe_weight,
+                fitted.probe_weight_stderr,
+                fitted.probe_cells,
+                strict=True,
+            )
         },
     }
 
 
-def _notes(boards: list[Board], target: Target | None, question: Question) -> list[str]:
+def _family_notes(board: Board, target: Target | None) -> list[str]:
+    """What a family's probes have to do with the answer."""
+    family, fitted, at = board.family, board.family.posterior, board.view.probed
+    notes = []
+    if not fitted.measured.any() and len(family.order):
+        notes.append(static_in_words(family.name, family.reference))
+    if target is not None and at is not None and board.probed:
+        here = fitted.probe_counts[at]
+        columns = (fitted.probe_methods, here, fitted.probe_weight, fitted.probe_cells)
+        methods = [
+            (name, int(n), float(weight), int(cells))
+            for name, n, weight, cells in zip(*columns, strict=True)
+            if n
+        ]
+        reference = at == fitted.reference
+        notes.append(probes_in_words(board.probed, family.name, target.name, methods, reference=reference))
+    return notes
+
+
+def _notes(boards: list[Board], facts: list[Facts], target: Target | None, question: Question) -> list[str]:
     notes = []
     if target is not None:
         lacking = [board.family.name for board in boards if board.view.target is None]
@@ -184,4 +227,6 @@ def _notes(boards: list[Board], target: Target | None, question: Question) -> li
         notes.append("Gains are over each family's own vanilla; families are compared by expected_score.")
     if question.target is not None and question.target.task is not None:
         notes.append("task does not change the answer: on the published evidence it is no guide.")
+    for one in facts:
+        notes += one.notes
     return notes

@@ -119,8 +119,9 @@ class CandidateEvidence(BaseModel):
     """What the numbers of a candidate rest on."""
 
     targets_finetuned: int = Field(description="Targets this checkpoint was finetuned on.")
-    probed: bool = Field(description="Whether its linear probe is known.")
+    probed: bool = Field(description="Whether its linear probe on the family's reference target is known.")
     measured_here: int = Field(description="Finetune runs on this very target.")
+    probes_here: int = Field(description="Methods that probed it on this very target.")
     age_days: int | None = Field(description="Days since its newest score was stored; null: no score.")
 
 
@@ -149,6 +150,21 @@ class TargetAnswer(BaseModel):
     stands_on: int = Field(
         description="Finetuned checkpoints on it ('own') or known targets mixed ('others')."
     )
+    probed: int = Field(description="Checkpoints probed on it.")
+
+
+class ProbeWeight(BaseModel):
+    """What one kind of probe is worth in a family, beyond the quality of the checkpoints."""
+
+    weight: float = Field(
+        ge=0,
+        description="What a probe adds that surprises by one standard deviation, in units of the spread of "
+        "the target's gains. 0 without evidence.",
+    )
+    stderr: float = Field(description="Its posterior standard deviation.")
+    cells: int = Field(
+        description="Checkpoints × targets both probed and finetuned, which it was learnt from."
+    )
 
 
 class FamilyAnswer(BaseModel):
@@ -166,6 +182,12 @@ class FamilyAnswer(BaseModel):
         description="Share of the family's known targets that react less, 0..1; null: none known."
     )
     target: TargetAnswer
+    reference: str | None = Field(
+        description="The target whose linear probes make the static ranking; null: nobody was probed."
+    )
+    probe_weights: dict[str, ProbeWeight] = Field(
+        description="By method: what a probe on the asked target counts for; the reference is not among them."
+    )
 
 
 class Advice(BaseModel):

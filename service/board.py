@@ -36,6 +36,13 @@ class Entry(NamedTuple):
     z: tuple[np.ndarray, np.ndarray]  # mean and spread of the gain, for any other worth
 
 
+class Facts(NamedTuple):
+    """The family's part of an answer."""
+
+    json: bytes
+    notes: tuple[str, ...]
+
+
 class Filter(NamedTuple):
     """Which checkpoints may be named."""
 
@@ -59,12 +66,13 @@ class Board:
         self.family = family
         self.view = view
         self.sensitivity = decide.target_sensitivity(view)
+        self.probed = decide.probed_here(family.posterior, view)
         self._head = decide.head(family.posterior, view, family.order, HEAD)
         self._ranking: np.ndarray | None = None
         self._entries: dict[int, Entry] = {}
         self._first = self.entries(self._head[:FIRST].tolist())
         self._joined: dict[int, bytes] = {}  # by limit
-        self.facts: dict[str | None, bytes] = {}  # by target name: the family's part of an answer
+        self.facts: dict[str | None, Facts] = {}  # by target name
 
     def ranking(self) -> np.ndarray:
         """Every candidate of the family, best first."""
@@ -177,6 +185,7 @@ class Board:
                         "targets_finetuned": int(fitted.finetuned[row]),
                         "probed": bool(fitted.probed[row]),
                         "measured_here": int(found.runs_here[k]),
+                        "probes_here": int(found.probes_here[k]),
                         "age_days": None if np.isnan(newest) else max(int((today - newest) // 86_400), 0),
                     },
                 }

@@ -120,6 +120,7 @@ class Target(_Out):
     train_size: int | None
     classes: int | None
     rows_tested: int | None = Field(description="Size of the test split; null when it cannot be told.")
+    fingerprint: str | None = Field(description="Digest of its rows; null: the store holds none of it.")
 
 
 class TargetPage(Page[Target]):
@@ -201,8 +202,8 @@ class Method(_Out):
     version: str
     subject: str
     unit: str
-    low: float
-    high: float
+    low: float | None = Field(description="The lowest value it can have; null: there is none.")
+    high: float | None = Field(description="The highest value it can have; null: there is none.")
     higher_is_better: bool
     needs: list[str] = Field(description="What it takes to measure one score.")
     paper: str
@@ -241,6 +242,8 @@ class ImportReport(_Out):
     scores_realigned: int = Field(description="Moved to the column they were shifted from.")
     checkpoints_new: int
     targets_new: int
+    target_id: int | None = Field(description="Of the target whose rows it stored.")
+    checkpoint_id: int | None = Field(description="Of the checkpoint it registered.")
     files: dict[str, str] = Field(description="File name to sha256.")
     notes: list[str]
 

@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import structlog
@@ -33,6 +33,15 @@ USUAL_CLASSES = (None, 2, 4, 8, 16, 32)
 _log = structlog.get_logger("headstart.service")
 
 
+class _View(NamedTuple):
+    """What a board is made for: a target the vanilla was run on, or a described one and its probes."""
+
+    target: int | None  # position in the posterior
+    train_size: int | None = None
+    classes: int | None = None
+    probed: int | None = None  # position in the posterior
+
+
 class FamilySnapshot:
     """One family: its posterior, its catalogue beside it, and a board for each view asked so far."""
 
@@ -54,10 +63,14 @@ class FamilySnapshot:
         # targets that the vanilla was run on: the others have no gains of their own
         levelled = np.flatnonzero(np.isfinite(fitted.level)).tolist()
         self.target_at: dict[int | None, int] = {int(fitted.target_ids[t]): t for t in levelled}
+        # and of those the ones that checkpoints were probed on: probes tell them apart all the same
+        probed = {*np.unique(fitted.pair_target).tolist(), fitted.reference} - {-1, *levelled}
+        self._probed_at: dict[int | None, int] = {int(fitted.target_ids[t]): t for t in sorted(probed)}
         facts = [targets[int(one)] for one in fitted.target_ids]
+        self.reference = None if fitted.reference < 0 else facts[fitted.reference].name
         self._train_sizes = np.array([t.train_size or np.nan for t in facts], dtype=float)
         self._classes = np.array([t.classes or np.nan for t in facts], dtype=float)
-        self._boards: dict[tuple[int | None, int | None, int | None], Board] = {}
+        self._boards: dict[_View, Board] = {}
         self._reactions: np.ndarray | None = None
 
     @property
@@ -84,29 +97,32 @@ class FamilySnapshot:
         """
         at = self.target_at.get(target_id)
         if at is not None:
-            key: tuple[int | None, int | None, int | None] = (at, None, None)
+            key = _View(at)
         else:
-            key = (None, _power_of(4, train_size), _power_of(2, classes))
+            probed = self._probed_at.get(target_id)
+            key = _View(None, _power_of(4, train_size), _power_of(2, classes), probed)
         board = self._boards.get(key)
         if board is None:
-            if len(self._boards) >= MOST_BOARDS + len(self.target_at):
+            if len(self._boards) >= MOST_BOARDS + len(self.target_at) + len(self._probed_at):
                 self._boards.clear()
-            board = self._boards[key] = Board(self, self._view(*key))
+            board = self._boards[key] = Board(self, self._view(key))
         return board
 
     def warm(self) -> None:
         """Make the boards most asked for: of every known target, of none, and of usual descriptions."""
         for target_id in (None, *self.target_at):
             self.board(target_id, None, None)
+        for target_id, at in self._probed_at.items():
+            self.board(target_id, _count(self._train_sizes[at]), _count(self._classes[at]))
         for train_size in USUAL_TRAIN_SIZES:
             for classes in USUAL_CLASSES:
                 self.board(None, train_size, classes)
 
-    def _view(self, at: int | None, train_size: int | None, classes: int | None) -> decide.View:
-        if at is not None:
-            return decide.known_view(self.posterior, at)
-        weights = decide.likeness(self._train_sizes, self._classes, train_size, classes)
-        return decide.unseen_view(self.posterior, weights)
+    def _view(self, key: _View) -> decide.View:
+        if key.target is not None:
+            return decide.known_view(self.posterior, key.target)
+        weights = decide.likeness(self._train_sizes, self._classes, key.train_size, key.classes)
+        return decide.unseen_view(self.posterior, weights, key.probed)
 
     def reaction_rank(self, sensitivity: float) -> float | None:
         """Share of the family's known targets that react less."""
@@ -212,6 +228,10 @@ def _codes(licenses: list[str | None]) -> tuple[np.ndarray, dict[str, int]]:
     code: dict[str, int] = {}
     codes = [-1 if one is None else code.setdefault(one.casefold(), len(code)) for one in licenses]
     return np.array(codes, dtype=np.int32), code
+
+
+def _count(number: float) -> int | None:
+    return None if math.isnan(number) else int(number)
 
 
 def _power_of(base: int, number: int | None) -> int | None:

@@ -181,6 +181,7 @@ def _evidence(evidence: dict[str, Any]) -> str:
     parts = [f"finetuned on {finetuned} target{'' if finetuned == 1 else 's'}"] if finetuned else []
     parts += ["probed"] if evidence["probed"] else []
     parts += ["measured here"] if evidence["measured_here"] else []
+    parts += ["probed here"] if evidence["probes_here"] else []
     age = evidence["age_days"]
     if parts and age is not None:
         parts.append(f"{age:.0f} days old")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from headstart.errors import InvalidInput
 from headstart.method import Method
-from headstart.methods import finetune, linear_probe
+from headstart.methods import finetune, gbc, hscore, knn, leep, linear_probe, logme, nce, transrate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +17,13 @@ METHODS: dict[str, Method] = {
     for method in (
         finetune.METHOD,
         linear_probe.METHOD,
+        knn.METHOD,
+        logme.METHOD,
+        hscore.METHOD,
+        gbc.METHOD,
+        transrate.METHOD,
+        leep.METHOD,
+        nce.METHOD,
     )
 }
 

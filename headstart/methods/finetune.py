@@ -29,7 +29,7 @@ METHOD = Method(
     unit="fraction (accuracy) or correlation, of the target's metric",
     range=(-1.0, 1.0),
     higher_is_better=True,
-    needs=("finetune", "labelled train and test rows"),
+    needs=("finetune", "labelled rows"),
     source=Source(
         paper="Choshen et al., Where to start?, EMNLP 2023, arXiv 2211.00107",
         equation="gain(m, t) = s_m^t - s_PT^t",

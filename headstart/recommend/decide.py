@@ -27,6 +27,7 @@ WORTH = 0.5  # points of gain that justify a change, unless the request says oth
 FEWEST = 3  # checkpoints finetuned on a target before it stands for unseen ones
 TRAIN_BANDWIDTH = 1.5  # natural log units: a factor of 4.5 in training rows
 CLASSES_BANDWIDTH = 0.7  # a factor of 2 in classes
+MOST_EXPLAINED = 0.8  # share of a repeatable variance that probes may take away
 UNLIKE = 0.05  # least weight of a known target, however different
 
 
@@ -42,7 +43,8 @@ class Verdict(StrEnum):
 class View:
     """The asked target as a mixture of K targets: one for a known target, many for an unseen one."""
 
-    target: int | None  # position in the posterior, when it is known there
+    target: int | None  # position in the posterior, when the vanilla was run on it
+    probed: int | None  # position of the target whose probes are about it; None: never seen
     weights: Float[np.ndarray, "K"]  # sum to one
     level: float  # expected score of the vanilla, points; NaN: cannot be told
     noise: float  # seed noise of one run, points; NaN: cannot be told
@@ -52,6 +54,7 @@ class View:
     uncertainty: Float[np.ndarray, "K 3"]
     repeatable_var: Float[np.ndarray, "K"]  # of a pair, in z
     level_var: Float[np.ndarray, "K"]  # of the vanilla's median, in z
+    explained: Float[np.ndarray, "K"]  # of the repeatable variance, by the probes of a pair that has some
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -64,35 +67,43 @@ class Prediction:
     p_beats: Float[np.ndarray, "n"]  # P(gain > 0)
     p_worth: Float[np.ndarray, "n"]  # P(gain > WORTH)
     runs_here: Int[np.ndarray, "n"]  # finetune runs on this very target
+    probes_here: Int[np.ndarray, "n"]  # methods that probed it on this very target
     mean: Float[np.ndarray, "n K"]  # of the gain in z, under each of the view's K targets
     spread: Float[np.ndarray, "n K"]
 
 
 def known_view(posterior: Posterior, target: int) -> View:
     """The view of a target the vanilla was run on."""
-    return _view(posterior, np.array([target]), np.ones(1), target)
+    return _view(posterior, np.array([target]), np.ones(1), target, target)
 
 
-def unseen_view(posterior: Posterior, weights: Float[np.ndarray, "T"]) -> View:
-    """The view of a target never seen: one drawn from the known ones by weight.
+def unseen_view(posterior: Posterior, weights: Float[np.ndarray, "T"], probed: int | None = None) -> View:
+    """The view of a target the vanilla was never run on: one drawn from the known ones by weight.
 
     With no known target fit to stand for it, the family's typical target stands in, without a level.
+    `probed` is its position, where the posterior knows it: the probes made there count.
     """
     usable = np.flatnonzero(np.isfinite(posterior.level) & (posterior.measured >= FEWEST) & (weights > 0))
     if not len(usable):
-        return _typical_view(posterior)
+        return _typical_view(posterior, probed)
     share = weights[usable] / weights[usable].sum()
-    return _view(posterior, usable, share, None)
+    return _view(posterior, usable, share, None, probed)
 
 
 def _view(
-    posterior: Posterior, at: Int[np.ndarray, "K"], weights: Float[np.ndarray, "K"], target: int | None
+    posterior: Posterior,
+    at: Int[np.ndarray, "K"],
+    weights: Float[np.ndarray, "K"],
+    target: int | None,
+    probed: int | None,
 ) -> View:
     scale = posterior.scale[at]
     # the median of n runs has a variance of about pi/2 * sigma^2 / n
     level_var = 1.57 * (posterior.noise[at] / scale) ** 2 / np.maximum(posterior.level_runs[at], 1)
+    repeatable_var = posterior.repeatable[at] * posterior.residual[at]
     return View(
         target=target,
+        probed=probed,
         weights=weights,
         level=float(weights @ posterior.level[at]),
         noise=float(weights @ posterior.noise[at]),
@@ -100,15 +111,18 @@ def _view(
         mean=posterior.mean[at],
         sensitivity=posterior.sensitivity[at],
         uncertainty=posterior.uncertainty[at],
-        repeatable_var=posterior.repeatable[at] * posterior.residual[at],
+        repeatable_var=repeatable_var,
         level_var=level_var,
+        explained=_explained(posterior, probed, repeatable_var),
     )
 
 
-def _typical_view(posterior: Posterior) -> View:
+def _typical_view(posterior: Posterior, probed: int | None) -> View:
     scale, mean, sensitivity, mean_var, sensitivity_var, residual = posterior.typical
+    repeatable_var = np.array([0.5 * residual])
     return View(
         target=None,
+        probed=probed,
         weights=np.ones(1),
         level=float("nan"),
         noise=float("nan"),
@@ -116,9 +130,17 @@ def _typical_view(posterior: Posterior) -> View:
         mean=np.array([mean]),
         sensitivity=np.array([sensitivity]),
         uncertainty=np.array([[mean_var, 0.0, sensitivity_var]]),
-        repeatable_var=np.array([0.5 * residual]),
+        repeatable_var=repeatable_var,
         level_var=np.zeros(1),
+        explained=_explained(posterior, probed, repeatable_var),
     )
+
+
+def _explained(
+    posterior: Posterior, probed: int | None, repeatable_var: Float[np.ndarray, "K"]
+) -> Float[np.ndarray, "K"]:
+    found = 0.0 if probed is None else posterior.explained[probed]
+    return np.asarray(np.minimum(found, MOST_EXPLAINED * repeatable_var))
 
 
 def likeness(
@@ -162,6 +184,7 @@ def predict(posterior: Posterior, view: View, rows: Int[np.ndarray, "n"]) -> Pre
         p_beats=p_beats,
         p_worth=p_worth,
         runs_here=runs,
+        probes_here=_probes_here(posterior, view, rows),
         mean=mean,
         spread=spread,
     )
@@ -185,29 +208,80 @@ def _moments(
     u = view.uncertainty
     mean = view.mean + view.sensitivity * f
     shared = view.sensitivity**2 * v + u[:, 0] + 2 * f * u[:, 1] + f * f * u[:, 2]
-    variance = shared + view.repeatable_var + view.level_var
+    repeatable = view.repeatable_var
+    pairs, probed = _pairs_here(posterior, view, rows)
+    if len(probed):
+        mean[probed] += posterior.pair_shift[pairs, None]
+        shared[probed] += posterior.pair_doubt[pairs, None]
+        repeatable = np.tile(repeatable, (len(rows), 1))
+        repeatable[probed] -= np.where(posterior.pair_shift[pairs, None] != 0, view.explained, 0.0)
+    variance = shared + repeatable + view.level_var
     runs = np.zeros(len(rows), dtype=np.int64)
     if view.target is not None:
-        cell = _cells_of(posterior, view.target, rows)
-        here = np.flatnonzero(cell >= 0)
-        at = cell[here]
-        noise = posterior.cell_noise[at]
-        kept = view.repeatable_var[0] / (view.repeatable_var[0] + noise)
+        here, at = _cells_here(posterior, view.target, rows)
+        noise, lasting = posterior.cell_noise[at], np.broadcast_to(repeatable, mean.shape)[here, 0]
+        kept = lasting / (lasting + noise)
         mean[here, 0] += kept * (posterior.cell_z[at] - mean[here, 0])
         variance[here, 0] = (1 - kept) ** 2 * shared[here, 0] + kept * noise + view.level_var[0]
         runs[here] = posterior.cell_runs[at]
     return mean, variance, runs
 
 
-def _cells_of(posterior: Posterior, target: int, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-    """Position of the measured cell (row, target) for each row; -1 where there is none."""
+def _probes_here(posterior: Posterior, view: View, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+    """Number of methods that probed each row on the viewed target, the reference probe included."""
+    pairs, probed = _pairs_here(posterior, view, rows)
+    count = np.zeros(len(rows), dtype=np.int64)
+    count[probed] = posterior.pair_methods[pairs]
+    if view.probed is not None and view.probed == posterior.reference:
+        count += posterior.probed[rows]
+    return count
+
+
+def probed_here(posterior: Posterior, view: View) -> int:
+    """Number of checkpoints probed on the viewed target, the vanilla apart."""
+    start, end = _pair_range(posterior, view)
+    if view.probed is None or view.probed != posterior.reference:
+        return end - start
+    probed = posterior.probed.copy()
+    probed[posterior.pair_checkpoint[start:end]] = True
+    return int(probed.sum() - (posterior.vanilla >= 0 and probed[posterior.vanilla]))
+
+
+def _pairs_here(
+    posterior: Posterior, view: View, rows: Int[np.ndarray, "n"]
+) -> tuple[Int[np.ndarray, "h"], Int[np.ndarray, "h"]]:
+    """Positions of the probed pairs on the viewed target, and of their checkpoints in `rows`."""
+    start, end = _pair_range(posterior, view)
+    found, here = _match(posterior.pair_checkpoint[start:end], rows)
+    return start + found, here
+
+
+def _pair_range(posterior: Posterior, view: View) -> tuple[int, int]:
+    """Where the probed pairs of the viewed target begin and end: pairs are sorted by target."""
+    if view.probed is None:
+        return 0, 0
+    start, end = np.searchsorted(posterior.pair_target, (view.probed, view.probed + 1))
+    return int(start), int(end)
+
+
+def _cells_here(
+    posterior: Posterior, target: int, rows: Int[np.ndarray, "n"]
+) -> tuple[Int[np.ndarray, "h"], Int[np.ndarray, "h"]]:
+    """Positions in `rows` of the checkpoints measured on the target, and of their cells."""
     at = np.flatnonzero(posterior.cell_target == target)
-    checkpoint = posterior.cell_checkpoint[at]  # ascending: cells are sorted by checkpoint
-    found = np.searchsorted(checkpoint, rows)
-    found = np.minimum(found, max(len(at) - 1, 0))
-    if not len(at):
-        return np.full(len(rows), -1)
-    return np.where(checkpoint[found] == rows, at[found], -1)
+    found, here = _match(posterior.cell_checkpoint[at], rows)  # ascending: cells are sorted by checkpoint
+    return here, at[found]
+
+
+def _match(
+    checkpoints: Int[np.ndarray, "c"], rows: Int[np.ndarray, "n"]
+) -> tuple[Int[np.ndarray, "h"], Int[np.ndarray, "h"]]:
+    """Positions in ascending `checkpoints` of those rows that are there, and their positions in `rows`."""
+    if not len(checkpoints):
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    found = np.minimum(np.searchsorted(checkpoints, rows), len(checkpoints) - 1)
+    here = np.flatnonzero(checkpoints[found] == rows)
+    return found[here], here
 
 
 def _mixture_interval(
@@ -247,15 +321,23 @@ def static_order(posterior: Posterior) -> Int[np.ndarray, "C"]:
 
 
 def head(posterior: Posterior, view: View, order: Int[np.ndarray, "C"], size: int) -> Int[np.ndarray, "n"]:
-    """The first `size` of the static order and all measured on this target, by expected gain.
+    """The first `size` of the static order, all measured on this target and those that probes lift here.
 
-    Quality and sensitivity separate, so what lies deeper in the static order and was not measured here
-    cannot come first; this is why a cold target costs O(size) and not O(checkpoints).
+    Quality and sensitivity separate, so what lies deeper in the static order and was neither measured nor
+    lifted here cannot come first; this is why a cold target costs O(size) and not O(checkpoints). Of the
+    lifted, the best `size` are looked at.
     """
     rows = order[:size]
     if view.target is not None:
         measured = posterior.cell_checkpoint[posterior.cell_target == view.target]
         rows = np.union1d(rows, measured)
+    start, end = _pair_range(posterior, view)
+    lifted = start + np.flatnonzero(posterior.pair_shift[start:end] > 0)
+    if len(lifted):
+        quality = posterior.quality[posterior.pair_checkpoint[lifted]]
+        expected = posterior.pair_shift[lifted] + float(view.sensitivity @ view.weights) * quality
+        best = np.argsort(-expected, kind="stable")[:size]
+        rows = np.union1d(rows, posterior.pair_checkpoint[lifted[best]])
     mean, variance, _ = _moments(posterior, view, rows)
     return rows[np.lexsort((rows, -_expected(view, mean, variance)))]
 

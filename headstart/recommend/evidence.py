@@ -5,17 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from headstart.methods import METHODS
+
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float, Int
+
+FINETUNE = "finetune"
+LINEAR_PROBE = "linear_probe"
+# A probe reads the frozen body's features; a method that reads anything else is no covariate of a gain.
+PROBES = tuple(sorted(name for name, method in METHODS.items() if "features" in method.needs))
+LOWER_IS_BETTER = frozenset(name for name in PROBES if not METHODS[name].higher_is_better)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FamilyEvidence:
     """The scores in force of one family, in columns. Nothing in it is sorted but the catalogue.
 
-    C checkpoints (ascending id), T targets (ascending id), F finetune scores, P linear probes.
-    Values are in the unit of the method (0..1 for accuracies); a missing number is NaN.
+    C checkpoints (ascending id), T targets (ascending id), F finetune scores, P probe scores of the
+    methods in PROBES. Values are in the unit of the method (0..1 for accuracies); a missing number is NaN.
     """
 
     family: str
@@ -37,8 +45,12 @@ class FamilyEvidence:
     rows_tested: Float[np.ndarray, "F"]
     created: Float[np.ndarray, "F"]  # seconds since the epoch
 
-    # linear probes, vanilla included
-    probed_checkpoint: Int[np.ndarray, "P"]
-    probed_target: Int[np.ndarray, "P"]  # position in the targets: the reference dataset
+    # probe scores, vanilla included
+    probe_methods: tuple[str, ...]
+    probed_checkpoint: Int[np.ndarray, "P"]  # position in the checkpoints
+    probed_target: Int[np.ndarray, "P"]  # position in the targets
+    probe_method: Int[np.ndarray, "P"]  # position in the probe methods
+    probe_protocol: Int[np.ndarray, "P"]  # as `protocol`, in codes of its own
     probe_value: Float[np.ndarray, "P"]
+    probe_stderr: Float[np.ndarray, "P"]
     probe_created: Float[np.ndarray, "P"]

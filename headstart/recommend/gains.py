@@ -101,19 +101,7 @@ def gain_cells(evidence: FamilyEvidence, vanilla: Vanilla) -> Cells:
     )
 
 
-def probe_covariate(evidence: FamilyEvidence) -> Float[np.ndarray, "C"]:
-    """Linear-probe gain over the vanilla's probe, in robust standard deviations; NaN: not probed.
-
-    One reference target is used, the one most checkpoints were probed on (the paper's is MNLI). Without
-    a probe of the vanilla the median probe stands in for it. Clipped to [-6, 8].
-    """
-    probe = np.full(len(evidence.checkpoint_ids), np.nan)
-    if not len(evidence.probe_value):
-        return probe
-    reference = np.bincount(evidence.probed_target).argmax()
-    on_it = evidence.probed_target == reference
-    probe[evidence.probed_checkpoint[on_it]] = evidence.probe_value[on_it]
-    base = np.nan if evidence.vanilla is None else probe[evidence.vanilla]
-    low, middle, high = np.nanquantile(probe, [0.1, 0.5, 0.9])
-    spread = max((high - low) / 2.5631, 1e-3)
-    return np.asarray(np.clip((probe - (middle if np.isnan(base) else base)) / spread, -6, 8))
+def robust_scale(values: Float[np.ndarray, "n"]) -> float:
+    """The larger of the interquartile range / 1.349 and the standard deviation within [q05, q95]."""
+    q05, q25, q75, q95 = np.quantile(values, [0.05, 0.25, 0.75, 0.95])
+    return max(float((q75 - q25) / 1.349), float(np.clip(values, q05, q95).std()))

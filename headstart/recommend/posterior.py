@@ -10,35 +10,44 @@ what it leaves out: shrinkage, noise, and the linear probe as prior.
 c_t is a robust scale of the target's gains in points, f_m the quality of checkpoint m, s_t the sensitivity of
 target t. A share rho_t of psi_t is repeatable (it belongs to the pair, not to the run); the rest is
 seed noise, as the vanilla's seeds show it. Fitted by EM; deterministic.
+
+Probes on a target then add sum_k w_k r_mtk to z_mt, r their surprises (`surprises`) and w >= 0 learnt
+(`weights`). psi_t stays that of a pair nobody probed; a probed one has the less what its probes explain.
+Quality is not moved by them, so that without evidence of their worth the posterior is the same.
 """
 
 from __future__ import annotations
 
 import io
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headstart.recommend.gains import Cells, Vanilla, gain_cells, probe_covariate, vanilla_levels
-from headstart.recommend.t_noise import FREEDOM
+from headstart.recommend.gains import Cells, Vanilla, gain_cells, robust_scale, vanilla_levels
+from headstart.recommend.probes import probe_covariate, reference
+from headstart.recommend.surprises import surprises
+from headstart.recommend.t_noise import FREEDOM, RESIDUAL
+from headstart.recommend.weights import learn
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
     from headstart.recommend.evidence import FamilyEvidence
+    from headstart.recommend.probes import Reference
+    from headstart.recommend.surprises import Surprises
+    from headstart.recommend.weights import Weights
 
-FORMAT = "rank1-1"
+FORMAT = "rank1-2"
 ITERATIONS = 60
 FEW = 8.0  # a target's own scale and noise count like its runs against this many of the typical target
 SLOPE = 0.5  # prior mean of quality per standard deviation of probe gain, worth 1 / 0.3 checkpoints
-RESIDUAL = 0.5  # psi before any evidence, worth FEW cells
 REPEATABLE = (0.5, 0.9)  # bounds of rho: one run a candidate leaves it nearly unidentified
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Posterior:
-    """Everything an answer needs, as arrays over C checkpoints, T targets and n measured cells."""
+    """Everything an answer needs, in arrays over C checkpoints, T targets, n cells, p probed pairs."""
 
     evidence_version: int
     vanilla: int  # position of the vanilla in the checkpoints, -1 if unknown
@@ -67,6 +76,19 @@ class Posterior:
     cell_noise: Float[np.ndarray, "n"]  # variance of the mean over the cell's runs, in z
     cell_runs: Int[np.ndarray, "n"]
 
+    reference: int  # target of the linear probes that quality stands on, -1: there are none
+    probe_methods: tuple[str, ...]  # K methods that probed the pairs below
+    probe_weight: Float[np.ndarray, "K"]  # z per standard deviation of surprise
+    probe_weight_stderr: Float[np.ndarray, "K"]
+    probe_cells: Int[np.ndarray, "K"]  # pairs also finetuned, which the weight was learnt from
+    probe_counts: Int[np.ndarray, "T K"]  # checkpoints that each method probed on each target
+    pair_checkpoint: Int[np.ndarray, "p"]  # pairs probed beside the reference, sorted by target, checkpoint
+    pair_target: Int[np.ndarray, "p"]
+    pair_methods: Int[np.ndarray, "p"]  # number of methods that probed it
+    pair_shift: Float[np.ndarray, "p"]  # what its probes add to the mean of z
+    pair_doubt: Float[np.ndarray, "p"]  # and, their weights being uncertain, to its variance
+    explained: Float[np.ndarray, "T"]  # variance of z that probes explain among the target's probed pairs
+
     slopes: Float[np.ndarray, "3"]  # b
     typical: Float[np.ndarray, "6"]  # a new target: scale, mu, s, Lm, Ls, psi
 
@@ -78,14 +100,22 @@ def fit(evidence: FamilyEvidence) -> Posterior:
     """
     vanilla = vanilla_levels(evidence)
     cells = gain_cells(evidence, vanilla)
-    covariates = _covariates(probe_covariate(evidence))
+    chosen = reference(evidence)
+    covariates = _covariates(probe_covariate(evidence, chosen))
     state = _State(cells, vanilla, covariates)
     for _ in range(ITERATIONS if len(cells.gain) else 0):
         state.update_qualities()
         state.update_slopes()
         state.update_targets()
         state.update_noise()
-    return _posterior(evidence, vanilla, cells, covariates, state)
+    quality, quality_var = _qualities(covariates, state)
+    found = surprises(evidence, chosen, quality)
+    worth = learn(*_lessons(cells, state, found))
+    return Posterior(
+        **_quality_fields(evidence, cells, covariates, quality, quality_var),
+        **_target_fields(evidence, vanilla, cells, state),
+        **_probe_fields(evidence, chosen, found, worth, quality),
+    )
 
 
 def _covariates(probe: Float[np.ndarray, "C"]) -> Float[np.ndarray, "C 3"]:
@@ -187,6 +217,22 @@ class _State:
         pooled = (total.sum() + FEW * RESIDUAL) / (self.count.sum() + FEW)
         self.residual = np.maximum((total + FEW * pooled / 2) / (self.count + FEW / 2), 1e-3)
 
+    def forecasts(self) -> tuple[Float[np.ndarray, "n"], ...]:
+        """Each cell foretold without itself: error and its variance, and the quality it was foretold from.
+
+        The cell's own part is taken out of f exactly, out of mu_t and s_t by its leverage.
+        """
+        precision = self.weight / self.cell_variance()
+        s, left = self.sensitivity[self.target], self.z - self.mean[self.target]
+        information = _total(self.row, precision * s * s, len(self.rows))[self.row] - precision * s * s
+        pull = _total(self.row, precision * s * left, len(self.rows))[self.row] - precision * s * left
+        variance = 1 / (1 + information)
+        f = variance * (pull + (self.x @ self.slopes)[self.row])
+        u = self.uncertainty[self.target]
+        line_var = u[:, 0] + 2 * f * u[:, 1] + f * f * u[:, 2]
+        error = (left - s * f) / (1 - np.clip(precision * line_var, 0.0, 0.5))
+        return error, self.cell_variance() + s * s * variance + line_var, f
+
 
 def _spread(errors: Float[np.ndarray, "T"], variances: Float[np.ndarray, "T"], start: float) -> float:
     return float((np.sum(errors**2 + variances) + start) / (len(errors) + 1))
@@ -203,69 +249,113 @@ def _scales(cells: Cells, count: Int[np.ndarray, "T"]) -> Float[np.ndarray, "T"]
     raw = np.full(len(count), np.nan)
     for t in np.flatnonzero(count >= 3):
         gains = cells.gain[cells.target == t]
-        q05, q25, q75, q95 = np.quantile(gains, [0.05, 0.25, 0.75, 0.95])
-        raw[t] = max((q75 - q25) / 1.349, float(np.clip(gains, q05, q95).std()), 0.1)
+        raw[t] = max(robust_scale(gains), 0.1)
     typical = np.exp(np.nanmean(np.log(raw))) if np.isfinite(raw).any() else 2.0
     log = np.log(np.where(np.isnan(raw), typical, raw) / typical)
     share = np.where(np.isnan(raw), 0.0, count / (count + FEW))
     return np.asarray(typical * np.exp(share * log))
 
 
-def _posterior(
+def _qualities(
+    covariates: Float[np.ndarray, "C 3"], state: _State
+) -> tuple[Float[np.ndarray, "C"], Float[np.ndarray, "C"]]:
+    """Mean and variance of f of every checkpoint, measured or not."""
+    quality = covariates @ state.slopes
+    variance = 1 + np.einsum("ij,jk,ik->i", covariates, state.slopes_cov, covariates)
+    quality[state.rows], variance[state.rows] = state.quality, state.quality_var
+    return quality, variance
+
+
+def _lessons(cells: Cells, state: _State, found: Surprises) -> tuple[Any, ...]:
+    """What the weights of probes are learnt from: the pairs that were probed and finetuned."""
+    error, variance, quality = state.forecasts()
+    width = 1 + max(found.checkpoint.max(initial=0), cells.checkpoint.max(initial=0))
+    _, pair, cell = np.intersect1d(
+        found.target * width + found.checkpoint,
+        cells.target * width + cells.checkpoint,
+        assume_unique=True,
+        return_indices=True,
+    )
+    return error[cell], variance[cell], found.given(pair, quality[cell]), found.known[pair]
+
+
+def _quality_fields(
     evidence: FamilyEvidence,
-    vanilla: Vanilla,
     cells: Cells,
     covariates: Float[np.ndarray, "C 3"],
-    state: _State,
-) -> Posterior:
+    quality: Float[np.ndarray, "C"],
+    quality_var: Float[np.ndarray, "C"],
+) -> dict[str, Any]:
     size = len(evidence.checkpoint_ids)
-    quality = covariates @ state.slopes
-    leverage = np.einsum("ij,jk,ik->i", covariates, state.slopes_cov, covariates)
-    variance = 1 + leverage
-    quality[state.rows], variance[state.rows] = state.quality, state.quality_var
     newest = np.full(size, -np.inf)
     np.maximum.at(newest, evidence.checkpoint, evidence.created)
     np.maximum.at(newest, evidence.probed_checkpoint, evidence.probe_created)
+    return {
+        "evidence_version": evidence.evidence_version,
+        "vanilla": -1 if evidence.vanilla is None else evidence.vanilla,
+        "checkpoint_ids": evidence.checkpoint_ids,
+        "quality": quality,
+        "quality_var": quality_var,
+        "finetuned": np.bincount(cells.checkpoint, minlength=size),
+        "probed": covariates[:, 2] == 0,
+        "newest": np.where(np.isfinite(newest), newest, np.nan),
+    }
+
+
+def _target_fields(evidence: FamilyEvidence, vanilla: Vanilla, cells: Cells, state: _State) -> dict[str, Any]:
     seen = state.count > 0
     residual = float(np.mean(state.residual[seen])) if seen.any() else RESIDUAL
     scale = float(np.exp(np.mean(np.log(state.scale[seen])))) if seen.any() else 2.0
-    return Posterior(
-        evidence_version=evidence.evidence_version,
-        vanilla=-1 if evidence.vanilla is None else evidence.vanilla,
-        checkpoint_ids=evidence.checkpoint_ids,
-        quality=quality,
-        quality_var=variance,
-        finetuned=np.bincount(cells.checkpoint, minlength=size),
-        probed=covariates[:, 2] == 0,
-        newest=np.where(np.isfinite(newest), newest, np.nan),
-        target_ids=evidence.target_ids,
-        level=vanilla.level,
-        level_runs=vanilla.runs,
-        noise=vanilla.noise,
-        scale=state.scale,
-        mean=state.mean,
-        sensitivity=state.sensitivity,
-        uncertainty=state.uncertainty,
-        residual=state.residual,
-        repeatable=state.repeatable(),
-        measured=state.count,
-        cell_checkpoint=cells.checkpoint,
-        cell_target=cells.target,
-        cell_z=state.z,
-        cell_noise=state.cell_noise(),
-        cell_runs=cells.runs,
-        slopes=state.slopes,
-        typical=np.array(
-            [
-                scale,
-                state.hyper_mean,
-                state.hyper_sensitivity,
-                state.hyper_mean_var,
-                state.hyper_sensitivity_var,
-                residual,
-            ]
-        ),
-    )
+    hyper = (state.hyper_mean, state.hyper_sensitivity, state.hyper_mean_var, state.hyper_sensitivity_var)
+    return {
+        "target_ids": evidence.target_ids,
+        "level": vanilla.level,
+        "level_runs": vanilla.runs,
+        "noise": vanilla.noise,
+        "scale": state.scale,
+        "mean": state.mean,
+        "sensitivity": state.sensitivity,
+        "uncertainty": state.uncertainty,
+        "residual": state.residual,
+        "repeatable": state.repeatable(),
+        "measured": state.count,
+        "cell_checkpoint": cells.checkpoint,
+        "cell_target": cells.target,
+        "cell_z": state.z,
+        "cell_noise": state.cell_noise(),
+        "cell_runs": cells.runs,
+        "slopes": state.slopes,
+        "typical": np.array([scale, *hyper, residual]),
+    }
+
+
+def _probe_fields(
+    evidence: FamilyEvidence,
+    chosen: Reference | None,
+    found: Surprises,
+    worth: Weights,
+    quality: Float[np.ndarray, "C"],
+) -> dict[str, Any]:
+    surprise = found.given(np.arange(len(found.target)), quality[found.checkpoint])
+    shift, size = worth.shift(surprise), len(evidence.target_ids)
+    probed = np.bincount(found.target[found.known.any(axis=1)], minlength=size)
+    ran = np.flatnonzero(found.ran.any(axis=0))
+    counts = np.zeros((size, len(ran)), dtype=np.int64)
+    np.add.at(counts, found.target, found.ran[:, ran])
+    return {
+        "reference": -1 if chosen is None else chosen.target,
+        "probe_methods": tuple(evidence.probe_methods[k] for k in ran),
+        "probe_weight": worth.weight[ran],
+        "probe_weight_stderr": np.sqrt(np.diag(worth.covariance))[ran],
+        "probe_cells": worth.cells[ran],
+        "probe_counts": counts,
+        "pair_checkpoint": found.checkpoint,
+        "pair_target": found.target,
+        "pair_methods": found.ran.sum(axis=1),
+        "pair_shift": shift,
+        "pair_doubt": worth.doubt(surprise),
+        "explained": _total(found.target, shift**2, size) / np.maximum(probed, 1),
+    }
 
 
 def to_bytes(posterior: Posterior) -> bytes:
@@ -280,6 +370,7 @@ def from_bytes(payload: bytes) -> Posterior:
     """Read what `to_bytes` wrote. The caller has checked that the format is FORMAT."""
     with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
         read = {field.name: arrays[field.name] for field in fields(Posterior)}
-    for name in ("evidence_version", "vanilla"):
+    for name in ("evidence_version", "vanilla", "reference"):
         read[name] = int(read[name])
+    read["probe_methods"] = tuple(str(name) for name in read["probe_methods"])
     return Posterior(**read)

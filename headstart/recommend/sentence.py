@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from headstart.recommend.decide import Verdict
+from headstart.recommend.surprises import FEWEST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 NO_EVIDENCE = (
     "There is no evidence yet. Import published results (headstart import model-recycling SOURCE) or your "
@@ -49,3 +55,49 @@ def chance_in_words(p: float) -> str:
     if p > 0.99:
         return "above 0.99"
     return "below 0.01" if p < 0.01 else f"{p:.2f}"
+
+
+def probes_in_words(
+    probed: int, family: str, target: str, methods: Iterable[tuple[str, int, float, int]], *, reference: bool
+) -> str:
+    """What the probes made on a target are worth there.
+
+    `methods`: of each method its name, the checkpoints it probed there, its weight, and the pairs the weight
+    was learnt from. `reference`: whether the family's static ranking stands on linear probes of this target.
+    """
+    many = "checkpoint was" if probed == 1 else "checkpoints were"
+    parts = [f"{probed} {many} probed on {target} in {family}"]
+    if reference:
+        parts.append("its linear probe is the family's reference and in the quality of each already")
+    untaught = []
+    for name, here, weight, cells in methods:
+        if not cells:
+            untaught.append(name)
+        elif not weight:
+            parts.append(f"{name} has no weight: {cells} finetunes on probed targets do not speak for it")
+        elif here < FEWEST:
+            parts.append(f"{name} says nothing of fewer than {FEWEST} checkpoints: probe more of them")
+        else:
+            parts.append(
+                f"{name} has a weight of {weight:.2f}, learnt from {cells} finetunes on probed targets"
+            )
+    if untaught:
+        parts.append(
+            f"{', '.join(untaught)} {'has' if len(untaught) == 1 else 'have'} no weight yet: no finetune in "
+            "this family on a probed target shows what it is worth"
+        )
+    return "; ".join(parts) + "."
+
+
+def static_in_words(family: str, reference: str | None) -> str:
+    """What an answer stands on in a family none of whose checkpoints was finetuned beside its vanilla."""
+    if reference is None:
+        return (
+            f"Nothing tells the checkpoints of {family} apart yet: none was finetuned on a target that the "
+            "vanilla was finetuned on, and none was linearly probed. Probe the family first "
+            "(POST /families/{name}/probe)."
+        )
+    return (
+        f"No checkpoint of {family} was finetuned on a target that its vanilla was finetuned on: the order "
+        f"is that of the linear probe on {reference}, and the size of the gains is a guess made before any."
+    )

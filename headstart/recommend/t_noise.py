@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 FREEDOM = 6.0
+RESIDUAL = 0.5  # its variance in z before any evidence
 T_QUANTILE_90 = 1.4397557472652  # 90 % quantile: half width of an 80 % interval in scale units
 
 Real = TypeVar("Real", float, np.ndarray)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sqlalchemy import select
 
-from headstart.recommend.evidence import FamilyEvidence
+from headstart.recommend.evidence import FINETUNE, PROBES, FamilyEvidence
 from headstart.store.catalogue import columns_of, family_id
 from headstart.store.scores import read_version
 from headstart.store.tables import IN_FORCE, checkpoints, scores, targets
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float, Int
     from sqlalchemy import Connection
-
-FINETUNE = "finetune"
-LINEAR_PROBE = "linear_probe"
 
 
 def read_evidence(connection: Connection, family: str) -> FamilyEvidence:
@@ -37,9 +34,9 @@ def read_evidence(connection: Connection, family: str) -> FamilyEvidence:
     checkpoint_column, target_column = _integers(checkpoint_ids), _integers(target_ids)
     finetune = columns_of(connection, _FINETUNES.where(in_family))
     checkpoint, target, version, digest, seed, value, stderr, rows_tested, created = finetune
-    probed_checkpoint, probed_target, probe_value, probe_created = columns_of(
-        connection, _PROBES.where(in_family)
-    )
+    probes = columns_of(connection, _PROBES.where(in_family))
+    probed_checkpoint, probed_target, method, probe_version, probe_digest, *probe_numbers = probes
+    probe_value, probe_stderr, probe_created = probe_numbers
     return FamilyEvidence(
         family=family,
         evidence_version=read_version(connection),
@@ -57,9 +54,13 @@ def read_evidence(connection: Connection, family: str) -> FamilyEvidence:
         stderr=_floats(stderr),
         rows_tested=_floats(rows_tested),
         created=_floats([moment.timestamp() for moment in created]),
+        probe_methods=PROBES,
         probed_checkpoint=np.searchsorted(checkpoint_column, _integers(probed_checkpoint)),
         probed_target=np.searchsorted(target_column, _integers(probed_target)),
+        probe_method=_integers([PROBES.index(name) for name in method]),
+        probe_protocol=_codes(probe_version, probe_digest),
         probe_value=_floats(probe_value),
+        probe_stderr=_floats(probe_stderr),
         probe_created=_floats([moment.timestamp() for moment in probe_created]),
     )
 
@@ -81,14 +82,23 @@ _FINETUNES = (
     .order_by(scores.c.id)
 )
 _PROBES = (
-    select(scores.c.checkpoint_id, scores.c.target_id, scores.c.value, scores.c.created_at)
+    select(
+        scores.c.checkpoint_id,
+        scores.c.target_id,
+        scores.c.method,
+        scores.c.method_version,
+        scores.c.params_digest,
+        scores.c.value,
+        scores.c.stderr,
+        scores.c.created_at,
+    )
     .join_from(scores, checkpoints)
-    .where(IN_FORCE, scores.c.method == LINEAR_PROBE)
+    .where(IN_FORCE, scores.c.method.in_(PROBES))
     .order_by(scores.c.id)
 )
 
 
-def _codes(versions: Sequence[str], digests: Sequence[str]) -> Int[np.ndarray, " F"]:
+def _codes(versions: Sequence[str], digests: Sequence[str]) -> Int[np.ndarray, " N"]:
     """One code per distinct protocol (method version, params digest), in the order of appearance."""
     known: dict[tuple[str, str], int] = {}
     return _integers(

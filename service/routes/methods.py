@@ -1,5 +1,6 @@
 """GET /methods and one method: what the product can score with, from the methods' own declarations."""
 
+from math import isfinite
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
@@ -39,8 +40,8 @@ def _on_wire(method: Method) -> schemas.Method:
         version=method.version,
         subject=method.subject,
         unit=method.unit,
-        low=low,
-        high=high,
+        low=low if isfinite(low) else None,
+        high=high if isfinite(high) else None,
         higher_is_better=method.higher_is_better,
         needs=list(method.needs),
         paper=method.source.paper,

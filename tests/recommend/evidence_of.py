@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from headstart.recommend.evidence import FamilyEvidence
+
+METHODS = ("linear_probe", "logme", "knn")
 
 
 def evidence_of(
@@ -54,10 +58,40 @@ def evidence_of(
         stderr=np.full(count, np.nan),
         rows_tested=np.full(count, rows_tested),
         created=np.full(count, 1e9),
+        probe_methods=METHODS,
         probed_checkpoint=probed,
         probed_target=np.zeros(len(probed), dtype=int),
+        probe_method=np.zeros(len(probed), dtype=int),
+        probe_protocol=np.zeros(len(probed), dtype=int),
+        probe_stderr=np.full(len(probed), np.nan),
         probe_value=np.array([]) if probe is None else probe[probed],
         probe_created=np.full(len(probed), 2e9),
+    )
+
+
+def probed(
+    evidence: FamilyEvidence,
+    values: np.ndarray,
+    *,
+    target: int,
+    method: str = "logme",
+    protocol: int = 0,
+    stderr: float = np.nan,
+    created: float = 2e9,
+) -> FamilyEvidence:
+    """The evidence and one more group of probes: a value per checkpoint, the vanilla first, NaN: none."""
+    at = np.flatnonzero(np.isfinite(values))
+    more = {
+        "probed_checkpoint": at,
+        "probed_target": np.full(len(at), target),
+        "probe_method": np.full(len(at), METHODS.index(method)),
+        "probe_protocol": np.full(len(at), protocol),
+        "probe_value": values[at],
+        "probe_stderr": np.full(len(at), stderr),
+        "probe_created": np.full(len(at), created),
+    }
+    return dataclasses.replace(
+        evidence, **{name: np.concatenate([getattr(evidence, name), one]) for name, one in more.items()}
     )
 
 
@@ -77,6 +111,7 @@ def world(
     z = true_z + noise * np.sqrt(0.3) * rng.normal(size=true_z.shape)
     return {
         "gains": scale * np.sinh(z),
+        "beyond": true_z - mean - np.outer(quality, sensitivity),  # the repeatable part of each pair, in z
         "true_gains": scale * np.sinh(true_z),
         "probe": np.concatenate([[0.5], 0.5 + 0.05 * probe]),
         "quality": quality,

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from headstart.recommend.gains import gain_cells, probe_covariate, seed_noise, vanilla_levels
+from headstart.recommend.gains import gain_cells, robust_scale, seed_noise, vanilla_levels
 from tests.recommend.evidence_of import evidence_of
 
 
@@ -63,17 +63,8 @@ def test_a_target_without_a_vanilla_run_has_no_gains() -> None:
     assert gain_cells(evidence, vanilla).target.tolist() == [0]
 
 
-def test_the_probe_counts_from_the_vanilla() -> None:
-    probe = np.array([0.55, 0.50, 0.55, 0.60, np.nan])
-    found = probe_covariate(evidence_of(np.zeros((4, 1)), probe=probe))
-    assert found[0] == 0
-    assert found[1] == pytest.approx(-found[3])
-    assert found[2] == 0
-    assert np.isnan(found[4])
-
-
-def test_an_unprobed_vanilla_is_replaced_by_the_median_probe() -> None:
-    probe = np.array([np.nan, 0.50, 0.55, 0.60])
-    found = probe_covariate(evidence_of(np.zeros((3, 1)), probe=probe))
-    assert found[2] == 0
-    assert np.isnan(probe_covariate(evidence_of(np.zeros((3, 1))))).all()
+def test_the_robust_scale_is_the_standard_deviation_and_forgives_a_wild_value() -> None:
+    values = np.random.default_rng(0).normal(3.0, 2.0, 20_000)
+    assert robust_scale(values) == pytest.approx(2.0, rel=0.03)
+    assert robust_scale(np.append(values, 1e9)) == pytest.approx(2.0, rel=0.03)
+    assert robust_scale(np.full(5, 7.0)) == 0

@@ -77,7 +77,9 @@ def test_every_way_to_ask(live: Live, question: dict[str, Any]) -> None:
 def test_a_known_target_answers_from_its_own_scores(live: Live) -> None:
     answer = ask(live, family=FAMILY, target={"name": TARGETS[0]}, limit=500)
     (family,) = answer["families"]
-    assert family["target"] == {"id": 1, "name": TARGETS[0], "basis": "own", "stands_on": 400}
+    assert family["target"] == {
+        "id": 1, "name": TARGETS[0], "basis": "own", "stands_on": 400, "probed": CHECKPOINTS,
+    }  # fmt: skip
     assert family["vanilla_runs"] == 20
     assert family["vanilla_score"] == pytest.approx(0.6, abs=0.01)
     measured = [c["evidence"]["measured_here"] for c in answer["candidates"]]
@@ -90,8 +92,12 @@ def test_a_known_target_answers_from_its_own_scores(live: Live) -> None:
 
 def test_a_target_never_seen_rests_on_the_others(live: Live) -> None:
     answer = ask(live, family=FAMILY, target={"train_size": 500})
-    assert answer["families"][0]["target"] == {"id": None, "name": None, "basis": "others", "stands_on": 36}
-    assert all(c["evidence"]["measured_here"] == 0 for c in answer["candidates"])
+    assert answer["families"][0]["target"] == {
+        "id": None, "name": None, "basis": "others", "stands_on": 36, "probed": 0,
+    }  # fmt: skip
+    assert all(
+        c["evidence"]["measured_here"] == c["evidence"]["probes_here"] == 0 for c in answer["candidates"]
+    )
 
 
 def test_the_size_of_a_described_target_matters(live: Live) -> None:

@@ -22,17 +22,19 @@ SCORE = ScoreDraft(family="f", checkpoint="b", target="t1", method="finetune", v
 
 
 def test_columns_hold_the_scores_in_force_of_the_family(store: Store, fill: Fill, clock: FrozenClock) -> None:
-    probe = replace(SCORE, method="linear_probe", target="t2", value=0.25)
+    probe = replace(SCORE, method="linear_probe", target="t2", value=0.25, stderr=0.01)
     fill(
         SCORE,
         replace(SCORE, checkpoint="a", target="t2", value=0.75, stderr=0.1, rows_tested=8, seed=4),
         replace(SCORE, seed=9, method_version="2"),
         replace(SCORE, seed=8, params={"lr": 1}),
         replace(SCORE, seed=7, quarantine="off_grid"),
-        replace(SCORE, method="logme"),
+        replace(SCORE, method="free_energy"),
         replace(SCORE, family="g"),
         probe,
         replace(probe, checkpoint="a", quarantine="not_measured"),
+        replace(probe, checkpoint="a", target="t1", value=0.3, stderr=None),
+        replace(probe, checkpoint="cold", value=0.2, method_version="2"),
         checkpoints=[
             CheckpointDraft(family="g", name="x", is_vanilla=True),
             CheckpointDraft(family="f", name="cold"),
@@ -61,10 +63,16 @@ def test_columns_hold_the_scores_in_force_of_the_family(store: Store, fill: Fill
     assert protocol[0] == protocol[1]
     assert sorted(set(protocol.tolist())) == [0, 1, 2]
 
-    assert found.probed_checkpoint.tolist() == [2]
-    assert found.probed_target.tolist() == [2]
-    assert found.probe_value.tolist() == [0.25]
-    assert found.probe_created.tolist() == [clock.now.timestamp()]
+    assert {found.probe_methods[k] for k in found.probe_method} == {"linear_probe"}
+    assert "finetune" not in found.probe_methods
+    order = np.argsort(found.probe_value)
+    assert found.probe_value[order].tolist() == [0.2, 0.25, 0.3]
+    assert found.probed_checkpoint[order].tolist() == [0, 2, 1]
+    assert found.probed_target[order].tolist() == [2, 2, 1]
+    np.testing.assert_array_equal(found.probe_stderr[order], [0.01, 0.01, np.nan])
+    other, one, same = found.probe_protocol[order].tolist()
+    assert one == same != other
+    assert found.probe_created.tolist() == [clock.now.timestamp()] * 3
 
 
 def test_a_family_without_scores_has_empty_columns(store: Store, fill: Fill) -> None:
@@ -72,7 +80,8 @@ def test_a_family_without_scores_has_empty_columns(store: Store, fill: Fill) -> 
     found = store.evidence("f")
     assert found.vanilla is None
     assert found.checkpoint_names == ("a",)
-    for column in (found.checkpoint, found.target, found.protocol, found.seed, found.probed_checkpoint):
+    whole = (found.checkpoint, found.target, found.protocol, found.seed)
+    for column in (*whole, found.probed_checkpoint, found.probe_method, found.probe_protocol):
         assert column.shape == (0,)
         assert column.dtype == np.int64
     for column in (found.value, found.stderr, found.created, found.target_rows, found.probe_value):

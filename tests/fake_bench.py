@@ -1,0 +1,104 @@
+"""A workbench on arrays, for methods without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from headstart.entities import Checkpoint, Target
+from headstart.failures import NotApplicable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from headstart.workbench import FeatureSpec, Role
+
+CHECKPOINT = Checkpoint(
+    id=1, family="f", name="c", revision="", is_vanilla=False, parameters=None, license=None
+)
+TARGET = Target(
+    id=1, name="t", task="classification", metric="accuracy", train_size=None, classes=None, rows_tested=None
+)
+
+
+@dataclass
+class FakeRows:
+    labels: np.ndarray
+    layers: dict[str, np.ndarray]
+    source: np.ndarray | None = None
+
+    def blocks(self, layer: str, size: int = 4096) -> Iterator[np.ndarray]:
+        x = self.layers[layer]
+        for start in range(0, len(x), size):
+            yield x[start : start + size].astype(np.float32)
+
+    def array(self, layer: str) -> np.ndarray:
+        return self.layers[layer].astype(np.float32)
+
+    def source_probabilities(self) -> np.ndarray | None:
+        return self.source
+
+
+@dataclass
+class FakeFeatures:
+    roles: dict[str, FakeRows]
+    classes: tuple[str, ...] | None
+    facts: dict[str, Any] = field(default_factory=lambda: {"device": "fake", "tokens": 100, "seconds": 0.1})
+
+    @property
+    def dimension(self) -> int:
+        return next(iter(next(iter(self.roles.values())).layers.values())).shape[1]
+
+    def rows(self, role: Role) -> FakeRows:
+        if role not in self.roles:
+            raise NotApplicable(f"The target has no {role} rows.")
+        return self.roles[role]
+
+
+@dataclass
+class FakeBench:
+    """`roles` maps a role to its rows; every layer that a method may ask for has to be there."""
+
+    found: FakeFeatures
+    seed: int = 0
+    attempt: int = 1
+    folder: Path = Path("/nonexistent")
+    checkpoint: Checkpoint = CHECKPOINT
+    target: Target = TARGET
+    specs: list[FeatureSpec] = field(default_factory=list)
+
+    def report(
+        self, fraction: float, stage: str, message: str = "", seconds_left: float | None = None
+    ) -> None:
+        assert 0.0 <= fraction <= 1.0
+        assert stage
+
+    def features(self, spec: FeatureSpec) -> FakeFeatures:
+        self.specs.append(spec)
+        return self.found
+
+
+def fake_bench(
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    classes: int | None,
+    share: tuple[float, float] = (0.7, 0.85),
+    seed: int = 0,
+    source: np.ndarray | None = None,
+) -> FakeBench:
+    """A bench whose rows are cut into train, validation and test in the order given."""
+    cuts = [0, *(int(part * len(x)) for part in share), len(x)]
+    roles = {
+        role: FakeRows(
+            y[low:high],
+            {"last": x[low:high], "mean": x[low:high]},
+            None if source is None else source[low:high],
+        )
+        for role, low, high in zip(("train", "validation", "test"), cuts, cuts[1:], strict=False)
+    }
+    names = None if classes is None else tuple(f"class {k:03d}" for k in range(classes))
+    return FakeBench(FakeFeatures(roles, names), seed=seed)
