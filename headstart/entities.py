@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from pathlib import Path
 
 T = TypeVar("T")
 
@@ -70,6 +71,8 @@ class Target:
     train_size: int | None
     classes: int | None
     rows_tested: int | None  # size of the test split; None when it cannot be told
+    fingerprint: str | None = None  # digest of its rows; None: the store holds no rows of it
+    profile: dict[str, Any] | None = None  # what was counted in its rows; see headstart.targets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +160,8 @@ class ImportReport:
     scores_realigned: int = 0  # moved to the column they were shifted from
     checkpoints_new: int = 0
     targets_new: int = 0
+    target_id: int | None = None  # of the target whose rows it stored
+    checkpoint_id: int | None = None  # of the checkpoint it registered
     files: dict[str, str] = field(default_factory=dict)  # file name -> sha256
     notes: tuple[str, ...] = ()
 
@@ -166,8 +171,9 @@ class Import:
     """One import: where from, how far, what came of it."""
 
     id: int
-    kind: str  # "model-recycling" | "table"
-    source: str  # a URL, a folder, or "upload"
+    kind: str  # "model-recycling" | "table" | "target" | "checkpoint" | ...
+    source: str  # a URL, a folder, a hub id, or "upload"
+    params: dict[str, Any]  # what else the importer has to know
     state: ImportState
     attempt: int  # fencing token: raised by every claim
     progress: float  # 0..1
@@ -360,6 +366,16 @@ class Page(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RowsDraft:
+    """The rows of a target, before they are stored."""
+
+    target: str  # its name
+    fingerprint: str
+    profile: dict[str, Any]
+    file: Path  # as headstart.rows writes it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImportBatch:
     """All that one import wants stored, in one transaction."""
 
@@ -367,6 +383,8 @@ class ImportBatch:
     targets: tuple[TargetDraft, ...]
     scores: tuple[ScoreDraft, ...]
     report: ImportReport  # what the importer counted; the store fills in what it stored
+    rows: RowsDraft | None = None
+    registers: CheckpointDraft | None = None  # the one of `checkpoints` whose id the report shall name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

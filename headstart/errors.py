@@ -3,6 +3,7 @@
 HeadstartError                  a sentence for a person, with a stable `code`
 ├── NotFound                    a name or id that is not in the store; carries the nearest names
 ├── InvalidInput                input that can never work; carries a list of `Problem`s
+│   ├── Incomplete              a checkpoint that lacks a file (headstart.checkpoints.files)
 │   └── BrokenFile              a file with a broken row: line and column are named
 ├── Conflict                    right in itself, but at odds with what the store holds
 ├── TooLarge                    over a stated limit

@@ -56,6 +56,16 @@ class Settings(BaseSettings):
     scratch: Path = Field(
         Path(".headstart/scratch"), description="Folder where jobs keep what a later attempt goes on from."
     )
+    cache: Path = Field(
+        Path(".headstart/cache"),
+        description="Folder where a worker keeps rows, tokens, features and hub downloads.",
+    )
+    max_cache_bytes: int = Field(
+        20 << 30, ge=0, description="Size at which the least recently used tokens and features go."
+    )
+    allow_pickles: bool = Field(
+        False, description="Let checkpoints be read that are stored as pickles, by torch's weights_only."
+    )
     webhook_secret: SecretStr = Field(
         SecretStr(""), description="Signs webhooks; empty: jobs with a webhook are refused."
     )
@@ -67,13 +77,13 @@ class Settings(BaseSettings):
         True, description="Run imports and refits in a thread of the service itself."
     )
     roots: Annotated[tuple[Path, ...], NoDecode] = Field(
-        (), description="Folders that POST /imports may read from, separated by ':'."
+        (), description="Folders that imports, targets and checkpoints may be read from, separated by ':'."
     )
     allow_private_urls: bool = Field(
         False, description="Let imports and webhooks connect to private and loopback addresses."
     )
     max_body_bytes: int = Field(1 << 20, description="Largest request body, uploads apart.")
-    max_upload_bytes: int = Field(256 << 20, description="Largest POST /imports upload.")
+    max_upload_bytes: int = Field(256 << 20, description="Largest upload, and most text of a target's role.")
     max_import_rows: int = Field(1_000_000, description="Most rows one import may hold.")
     snapshot_seconds: float = Field(1.0, gt=0, description="How often to look for new evidence.")
     lease_seconds: float = Field(

@@ -17,8 +17,9 @@ from headstart.errors import StoreUnavailable
 from headstart.queue import MOST_KNOCKS, QUEUES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from headstart.evidence.ingest import Importer
     from headstart.queue import Queue
     from headstart.settings import Settings
     from headstart.store import Store
@@ -92,10 +93,16 @@ class Upkeep:
         return False
 
 
-def chores_of(store: Store, settings: Settings, queue: Queue, log: Any) -> tuple[Chore, ...]:
-    """Everything that keeps this store up."""
+def chores_of(
+    store: Store,
+    settings: Settings,
+    queue: Queue,
+    log: Any,
+    importers: Callable[[], Mapping[str, Importer]] = dict,
+) -> tuple[Chore, ...]:
+    """Everything that keeps this store up. `importers` are those that this process has beside the usual."""
     return (
-        Chore("imports", 1.0, lambda: import_next(store, settings, log)),
+        Chore("imports", 1.0, lambda: import_next(store, settings, log, importers)),
         Chore("refit", 0.5, refitting(store, log)),
         Chore("jobs", 1.0, Requeue(store, queue, settings.lease_seconds, log)),
         *(Chore(f"webhooks-{k}", 1.0, webhooks(store, settings)) for k in range(SENDERS)),
@@ -117,11 +124,16 @@ def starter_chore(store: Store, starter: str) -> Chore:
     return Chore("starter", 2.0, step)
 
 
-def import_next(store: Store, settings: Settings, log: Any) -> bool:
+def import_next(
+    store: Store,
+    settings: Settings,
+    log: Any,
+    importers: Callable[[], Mapping[str, Importer]] = dict,
+) -> bool:
     """Run the oldest import that waits."""
-    from headstart.evidence.ingest import ImportLimits, run_next  # noqa: PLC0415 - heavy, and off the start
+    from headstart.evidence.ingest import IMPORTERS, ImportLimits, run_next  # noqa: PLC0415 - off the start
 
-    ran = run_next(store, ImportLimits.from_settings(settings))
+    ran = run_next(store, ImportLimits.from_settings(settings), {**IMPORTERS, **importers()})
     if ran:
         log.info("import_done")
     return ran

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from typer.core import TyperGroup
 
-from service import jobs_cli, keys_cli, tables
+from service import checkpoints_cli, jobs_cli, keys_cli, probe_cli, tables, targets_cli
 from service.client import Client, Refused
 from service.command import DEFAULT_URL, AsJson, Limit, Url, group, print_json
 
@@ -45,6 +45,9 @@ importing = group("Import scores: published tables, or your own finetuning histo
 scoring = group("List the scores; set and lift quarantine.", invoke_without_command=True)
 app.add_typer(importing, name="import")
 app.add_typer(scoring, name="scores")
+app.add_typer(checkpoints_cli.app, name="checkpoints")
+app.add_typer(targets_cli.app, name="targets")
+app.command("probe")(probe_cli.probe)
 app.add_typer(jobs_cli.app, name="jobs")
 app.add_typer(keys_cli.app, name="keys")
 
@@ -130,39 +133,6 @@ def families(
         tables.show_families(page)
     else:
         tables.show_ranking(name, page)
-
-
-@app.command()
-def targets(
-    search: Annotated[str | None, typer.Option(help="Only names that contain this.")] = None,
-    limit: Limit = 50,
-    url: Url = DEFAULT_URL,
-    as_json: AsJson = False,
-) -> None:
-    """List the targets.
-
-    Example: headstart targets --search tweet
-    """
-    with Client(url) as client:
-        page = client.listed("/targets", {"search": search}, limit)
-    _show(page, as_json, tables.show_targets)
-
-
-@app.command()
-def checkpoints(
-    family: Annotated[str | None, typer.Option(help="Only of this family.")] = None,
-    search: Annotated[str | None, typer.Option(help="Only names that contain this.")] = None,
-    limit: Limit = 50,
-    url: Url = DEFAULT_URL,
-    as_json: AsJson = False,
-) -> None:
-    """List the checkpoints.
-
-    Example: headstart checkpoints --family roberta-base --search mnli
-    """
-    with Client(url) as client:
-        page = client.listed("/checkpoints", {"family": family, "search": search}, limit)
-    _show(page, as_json, tables.show_checkpoints)
 
 
 @scoring.callback()

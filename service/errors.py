@@ -154,9 +154,10 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 def allowed_methods(request: Request) -> list[str]:
     """List every method that some route takes on this path (RFC 9110 wants all of them)."""
+    matching = [route for route in request.app.routes if route.path_regex.match(request.url.path)]
     allowed: set[str] = set()
-    for route in request.app.routes:
-        if route.path_regex.match(request.url.path):
+    for route in matching:
+        if route.path == matching[0].path:  # the first one that matches is asked, here too
             allowed |= route.methods or set()
     return sorted(allowed)
 

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from headstart.entities import JobDraft
-from headstart.errors import HeadstartError, InvalidInput, NotFound, Problem
+from headstart.checkpoints.place import why_no_weights
+from headstart.entities import Checkpoint, JobDraft, Target
+from headstart.errors import Conflict, HeadstartError, InvalidInput, NotFound, Problem
+from service.job_schemas import MOST_JOBS
 from service.validation import invalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from headstart.entities import Checkpoint, Page, Submission, Target
+    from headstart.entities import Page, Submission
     from headstart.method import Method
     from headstart.store import Store
     from service.job_schemas import JobRequest
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST_CANDIDATES = 1000  # names looked through for the nearest one
+WEIGHED = frozenset({"features", "finetune", "loss_chains", "weights"})  # ingredients that take weights
 SHORTEST_PIECE = 2  # letters of a name that is searched for by its halves
 MOST_SHOWN = 10  # families or ids named in one sentence
 
@@ -44,6 +47,7 @@ class Known:
     targets: Mapping[str, Target]
     signed: bool  # webhooks are signed, so that jobs may have one
     searched: set[str] = field(default_factory=set)  # kinds that a nearest name was searched for
+    by_id: dict[tuple[str, int], Checkpoint | Target | None] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -60,11 +64,25 @@ class Known:
             signed,
         )
 
+    def of_id(self, kind: str, identity: int) -> Checkpoint | Target | None:
+        """The checkpoint or target of an id, looked up once; None where there is none."""
+        key = (kind, identity)
+        if key not in self.by_id:
+            find = self.store.checkpoint if kind == "checkpoint" else self.store.target
+            try:
+                self.by_id[key] = find(identity)
+            except NotFound:
+                self.by_id[key] = None
+        return self.by_id[key]
+
 
 def submit(
     known: Known, requests: Sequence[JobRequest], places: Sequence[str], *, attempts: int, request_id: str
 ) -> tuple[Submission, ...]:
-    """Submit all requests, or raise all that is wrong with them. `places` are what their fields are under."""
+    """Submit all requests, or raise all that is wrong with them. `places` are what their fields are under.
+
+    Up to MOST_JOBS are submitted in one transaction; more of them in several, so that nobody waits long.
+    """
     drafts: list[JobDraft] = []
     wrong: list[tuple[str, HeadstartError]] = []
     for request, place in zip(requests, places, strict=True):
@@ -74,14 +92,25 @@ def submit(
         else:
             wrong += [(place, error) for error in found]
     if wrong:
-        raise _refusal(wrong + _unknown_ids(known.store, requests, places))
+        raise _refusal(wrong + _unknown_ids(known, requests, places))
+    answers: list[Submission] = []
     try:
-        return known.store.submit_jobs(drafts, attempts=attempts, request_id=request_id)
+        for at in range(0, len(drafts), MOST_JOBS):
+            together = drafts[at : at + MOST_JOBS]
+            answers += known.store.submit_jobs(together, attempts=attempts, request_id=request_id)
     except NotFound:
-        unknown = _unknown_ids(known.store, requests, places)
+        unknown = _unknown_ids(known, requests, places)
         if not unknown:
             raise
         raise _refusal(unknown) from None
+    return tuple(answers)
+
+
+def check(request: JobRequest, known: Known) -> None:
+    """Raise all that is wrong with one request, before others like it are submitted."""
+    found = draft_of(request, known)
+    if not isinstance(found, JobDraft):
+        raise _refusal([("", error) for error in found])
 
 
 def draft_of(request: JobRequest, known: Known) -> JobDraft | list[HeadstartError]:
@@ -91,12 +120,16 @@ def draft_of(request: JobRequest, known: Known) -> JobDraft | list[HeadstartErro
     def tried(step: Callable[[JobRequest, Known], T]) -> T | None:
         try:
             return step(request, known)
-        except (InvalidInput, NotFound) as error:
+        except (InvalidInput, NotFound, Conflict) as error:
             wrong.append(error)
             return None
 
     method, checkpoint_id, target_id = tried(_method), tried(_checkpoint_id), tried(_target_id)
     params = None if method is None else tried(lambda request, _: _params(request, method))
+    if method is not None and target_id is not None:
+        tried(lambda request, known: _check_rows(request, method, target_id, known))
+    if method is not None and checkpoint_id is not None:
+        tried(lambda request, known: _check_weights(request, method, checkpoint_id, known))
     if request.webhook is not None:
         tried(_check_webhook)
     if wrong or method is None or params is None:
@@ -169,6 +202,33 @@ def _target_id(request: JobRequest, known: Known) -> int:
     return target.id
 
 
+def _check_rows(request: JobRequest, method: Method, target_id: int, known: Known) -> None:
+    """Refuse a target without rows where the method needs them. An id that is not there is told later."""
+    if not method.needs_rows:
+        return
+    wanted = request.target
+    target = known.targets[wanted] if isinstance(wanted, str) else known.of_id("target", target_id)
+    if isinstance(target, Target) and target.fingerprint is None:
+        message = (
+            f"The store holds no rows of {target.name!r}, and {method.name} measures on them. Add them "
+            "by POST /targets under this name, or headstart targets add."
+        )
+        raise Conflict(f"target: {message}", [Problem("target", message)])
+
+
+def _check_weights(request: JobRequest, method: Method, checkpoint_id: int, known: Known) -> None:
+    """Refuse a checkpoint that cannot have weights where the method needs them."""
+    if not WEIGHED.intersection(method.needs):
+        return
+    named = known.checkpoints.get(request.checkpoint, ()) if isinstance(request.checkpoint, str) else ()
+    of_name = next((one for one in named if one.id == checkpoint_id), None)
+    checkpoint = of_name or known.of_id("checkpoint", checkpoint_id)
+    why = why_no_weights(checkpoint) if isinstance(checkpoint, Checkpoint) else None
+    if why is not None:
+        message = f"{why} {method.name} needs its weights: register them by POST /checkpoints."
+        raise Conflict(f"checkpoint: {message}", [Problem("checkpoint", message)])
+
+
 def _check_webhook(request: JobRequest, known: Known) -> None:
     from headstart.webhooks import check_webhook  # noqa: PLC0415 - httpx, for those alone who want one
 
@@ -200,31 +260,15 @@ def _like(known: Known, kind: str, name: str, listed: Callable[..., Page[Any]]) 
 
 
 def _unknown_ids(
-    store: Store, requests: Sequence[JobRequest], places: Sequence[str]
+    known: Known, requests: Sequence[JobRequest], places: Sequence[str]
 ) -> list[tuple[str, HeadstartError]]:
     """Which ids are not there, and where. Slow, and only for who has made a mistake."""
-    checked: dict[tuple[str, int], bool] = {}
     wrong: list[tuple[str, HeadstartError]] = []
     for request, place in zip(requests, places, strict=True):
         for kind, identity in (("checkpoint", request.checkpoint), ("target", request.target)):
-            if isinstance(identity, str):
-                continue
-            if (kind, identity) not in checked:
-                checked[kind, identity] = _exists(store, kind, identity)
-            if not checked[kind, identity]:
+            if not isinstance(identity, str) and known.of_id(kind, identity) is None:
                 wrong.append((place, _unknown(kind, identity)))
     return wrong
-
-
-def _exists(store: Store, kind: str, identity: int) -> bool:
-    try:
-        if kind == "checkpoint":
-            store.checkpoint(identity)
-        else:
-            store.target(identity)
-    except NotFound:
-        return False
-    return True
 
 
 def _refusal(wrong: Sequence[tuple[str, HeadstartError]]) -> HeadstartError:
@@ -236,6 +280,8 @@ def _refusal(wrong: Sequence[tuple[str, HeadstartError]]) -> HeadstartError:
     message = f"{problems[0].field}: {problems[0].message}{more}"
     if all(isinstance(error, NotFound) for _, error in wrong):
         return SeveralUnknown(message, problems)
+    if all(isinstance(error, Conflict) for _, error in wrong):
+        return Conflict(message, problems)
     return InvalidInput(message, problems)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from service.auth import Gate
     from service.metrics import RequestMetrics
 
-UPLOADS = "/imports"
+UPLOADS = frozenset({"/imports", "/targets"})
 STREAM = "/jobs/{job_id}/events"
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _log = structlog.get_logger("headstart.service")
@@ -75,7 +75,7 @@ class FrontDoor:
                 await send(message)
                 answered = perf_counter()  # in the end the last part, before what runs after it
 
-        limit = self._max_upload if scope["path"] == UPLOADS and scope["method"] == "POST" else self._max_body
+        limit = self._max_upload if scope["path"] in UPLOADS and scope["method"] == "POST" else self._max_body
         try:
             refusal = self._refusal(scope, caller, added, length, limit)
             if refusal is not None:
@@ -150,5 +150,5 @@ def _counted(receive: Receive, limit: int) -> Receive:
 def _too_large(limit: int) -> TooLarge:
     return TooLarge(
         f"The body is larger than the {limit} bytes this route takes. Send less, or raise "
-        f"HEADSTART_MAX_BODY_BYTES (HEADSTART_MAX_UPLOAD_BYTES for POST {UPLOADS})."
+        f"HEADSTART_MAX_BODY_BYTES (HEADSTART_MAX_UPLOAD_BYTES for POST {' and '.join(sorted(UPLOADS))})."
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from headstart.errors import HeadstartError
-from headstart.evidence.ingest import ImportLimits, run_next
+from headstart.evidence.ingest import IMPORTERS, ImportLimits, run_next
 from headstart.logs import configure_logs
 from headstart.methods import known_methods
 from headstart.queue import QUEUES, open_queue
@@ -24,6 +24,7 @@ from headstart.refit import refit_stale
 from headstart.store import Store
 from worker.crew import Crew
 from worker.entry import entry_settings
+from worker.hub import hub_importers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,7 +111,7 @@ def _once(store: Store, settings: Settings, queues: Sequence[str]) -> None:
         signal.signal(number, lambda *_: crew.stop())
     limits = ImportLimits.from_settings(settings)
     try:
-        while run_next(store, limits):
+        while run_next(store, limits, {**IMPORTERS, **hub_importers()}):
             log.info("import_done")
         while crew.run_next(queues):
             pass

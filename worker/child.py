@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from headstart.method import Measurement, Method
+    from worker.workbench import Premises
 
 TOLD = 300  # characters of an unknown exception that its sentence quotes
 
@@ -46,6 +48,7 @@ class Order:
     params: dict[str, Any]
     seed: int
     folder: str
+    rows: str | None  # file with the target's rows
 
     def to_bytes(self) -> bytes:
         """As it travels."""
@@ -64,7 +67,7 @@ class Order:
         )
 
 
-def main(connection: Connection, modules: tuple[str, ...], device: str | None) -> None:
+def main(connection: Connection, modules: tuple[str, ...], device: str | None, premises: Premises) -> None:
     """Run orders until the pipe closes. `device` is what the child may see of the machine's GPUs."""
     os.setpgid(0, 0)  # a group of its own, so that what it starts ends with it
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the worker, which decides
@@ -77,7 +80,7 @@ def main(connection: Connection, modules: tuple[str, ...], device: str | None) -
     while True:
         order = link.next_order()
         started = time.monotonic()
-        outcome = _run(order, methods, link)
+        outcome = _run(order, methods, link, premises)
         link.send({"outcome": outcome | {"seconds": time.monotonic() - started}})
 
 
@@ -132,10 +135,10 @@ def _leave() -> NoReturn:
     os._exit(1)
 
 
-def _run(order: Order, methods: dict[str, Method], link: _Link) -> dict[str, Any]:
+def _run(order: Order, methods: dict[str, Method], link: _Link, premises: Premises) -> dict[str, Any]:
     """Run one order; whatever happens becomes an outcome. `healthy`: this process can take another one."""
     try:
-        outcome = {"measurement": asdict(_measure(order, methods, link)), "healthy": True}
+        outcome = {"measurement": asdict(_measure(order, methods, link, premises)), "healthy": True}
         json.dumps(outcome, allow_nan=False)  # what cannot travel is the method's fault, and fails here
     except Cancelled:
         return {"cancelled": True, "healthy": True}
@@ -155,7 +158,7 @@ def _run(order: Order, methods: dict[str, Method], link: _Link) -> dict[str, Any
     return outcome
 
 
-def _measure(order: Order, methods: dict[str, Method], link: _Link) -> Measurement:
+def _measure(order: Order, methods: dict[str, Method], link: _Link, premises: Premises) -> Measurement:
     method = methods.get(order.method)
     if method is None or method.run is None:
         raise MethodUnknown(f"This worker cannot measure by {order.method!r}.")
@@ -174,10 +177,13 @@ def _measure(order: Order, methods: dict[str, Method], link: _Link) -> Measureme
         seed=order.seed,
         attempt=order.attempt,
         folder=Path(order.folder),
+        rows=None if order.rows is None else Path(order.rows),
+        premises=premises,
         cancelled=link.cancelled,
         send=send,
     )
-    found = method.run(bench, method.params.model_validate(order.params))
+    with closing(bench):
+        found = method.run(bench, method.params.model_validate(order.params))
     found = replace(
         found,
         value=float(found.value),

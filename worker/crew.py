@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from headstart.errors import StoreUnavailable
 from headstart.upkeep import Chore, Upkeep, chores_of, starter_chore
+from worker.hub import hub_importers
 from worker.process import Died
 from worker.runner import Runner, RunnerOptions
 from worker.scratch import SWEEP_SECONDS, sweep
@@ -48,14 +49,14 @@ class Crew:
         self._log = log
         self._stop = threading.Event()
         chores = (
-            *chores_of(store, settings, queue, log),
+            *chores_of(store, settings, queue, log, hub_importers),
             starter_chore(store, settings.starter),
             Chore("scratch", SWEEP_SECONDS, lambda: sweep(store, settings.scratch) < 0),
         )
         self._upkeep = Upkeep(chores, log)
         gpus = devices(os.environ)
         self.size = size_of(settings, os.environ)
-        options = RunnerOptions.from_settings(settings)
+        options = RunnerOptions.from_settings(settings, self.size)
         self._runners = [
             Runner(
                 store,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
     from worker.child import Order
+    from worker.workbench import Premises
 
 START_SECONDS = 120.0  # importing torch on a cold disk takes a while
 REAP_SECONDS = 10.0
@@ -30,12 +31,12 @@ class Died(Exception):
 class Child:
     """A process that runs one order after another."""
 
-    def __init__(self, modules: tuple[str, ...], device: str | None) -> None:
+    def __init__(self, modules: tuple[str, ...], device: str | None, premises: Premises) -> None:
         self._connection: Connection
         self._connection, theirs = _spawn.Pipe()
         # Not a daemon: those may not have children, and data loaders are.
         self._process: BaseProcess = _spawn.Process(
-            target=main, args=(theirs, modules, device), name="headstart-child", daemon=False
+            target=main, args=(theirs, modules, device, premises), name="headstart-child", daemon=False
         )
         self._process.start()
         theirs.close()

@@ -16,16 +16,19 @@ from headstart.entities import Heartbeat, Progress
 from headstart.errors import StoreUnavailable
 from headstart.failures import FAILURES, Interrupted, JobFailure, Killed, TimedOut, Unexpected
 from headstart.method import Measurement
+from headstart.methods import known_methods
 from worker.child import Order
 from worker.process import Child, Died
 from worker.scratch import folder_of
+from worker.target_rows import fetch_rows
+from worker.workbench import Premises
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from headstart.entities import Job
+    from headstart.entities import Job, Target
     from headstart.settings import Settings
     from headstart.store import Store
 
@@ -47,17 +50,19 @@ class RunnerOptions:
     retry_seconds: float  # before the second attempt; doubled for each further one
     methods: tuple[str, ...]
     scratch: Path
+    premises: Premises
     device: str | None = None  # CUDA_VISIBLE_DEVICES of the child; None: as the worker's
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> RunnerOptions:
-        """Take from the settings what concerns a runner."""
+    def from_settings(cls, settings: Settings, runners: int) -> RunnerOptions:
+        """Take from the settings what concerns a runner, one of so many."""
         return cls(
             lease_seconds=settings.lease_seconds,
             job_seconds=settings.job_seconds,
             retry_seconds=settings.retry_seconds,
             methods=settings.methods,
             scratch=settings.scratch,
+            premises=Premises.from_settings(settings, runners),
         )
 
 
@@ -88,7 +93,7 @@ class Runner:
     def warm(self) -> None:
         """Start the child before there is a job for it."""
         if self._child is None:
-            self._child = Child(self._options.methods, self._options.device)
+            self._child = Child(self._options.methods, self._options.device, self._options.premises)
 
     def run_next(self, queues: Sequence[str]) -> bool:
         """Run the job first in line, and say whether there was one.
@@ -157,17 +162,28 @@ class Runner:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Interrupted(f"The scratch folder cannot be written: {error.strerror}.") from None
+        target = self._target(job)
+        rows = fetch_rows(self._store, target, self._options.premises.cache)
         return Order(
             job_id=job.id,
             attempt=job.attempt,
             method=job.method,
             method_version=job.method_version,
             checkpoint=self._checkpoints.get(job.checkpoint_id),
-            target=self._targets.get(job.target_id),
+            target=target,
             params=job.params,
             seed=job.seed,
             folder=str(folder.resolve()),
+            rows=None if rows is None else str(rows),
         )
+
+    def _target(self, job: Job) -> Target | None:
+        """The job's target. What was known of it a minute ago will do, unless it may have got rows since."""
+        target = self._targets.get(job.target_id)
+        if target is None or target.fingerprint is not None:
+            return target
+        method = known_methods(self._options.methods).get(job.method)
+        return self._store.target(target.id) if method is not None and method.needs_rows else target
 
     def _follow(self, child: Child, attempt: _Attempt, log: Any) -> str:
         """Listen to the child until the attempt has ended in one way or another."""

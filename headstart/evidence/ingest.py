@@ -7,20 +7,25 @@ import's `error`, one sentence for the user.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
-from headstart.errors import HeadstartError, InvalidInput, StoreUnavailable
+from headstart.checkpoints.importer import import_folder
+from headstart.entities import ImportBatch
+from headstart.errors import HeadstartError, StoreUnavailable
 from headstart.evidence.model_recycling import read_results
 from headstart.evidence.source import open_source
 from headstart.evidence.table import read_tables
+from headstart.targets.files import read_target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
-    from headstart.entities import Import, ImportBatch, ImportReport
-    from headstart.evidence.source import Progress, Source
+    from headstart.entities import Import, ImportReport
+    from headstart.evidence.source import Progress, StreamedSource
     from headstart.settings import Settings
     from headstart.store.store import Store
 
@@ -41,6 +46,7 @@ class ImportLimits:
     max_bytes: int
     lease_seconds: float
     starter: str = ""  # this source is trusted: it comes from the settings, not from a request
+    allow_pickles: bool = False  # of checkpoints
 
     @classmethod
     def from_settings(cls, settings: Settings) -> ImportLimits:
@@ -52,20 +58,53 @@ class ImportLimits:
             max_bytes=settings.max_upload_bytes,
             lease_seconds=settings.lease_seconds,
             starter=settings.starter,
+            allow_pickles=settings.allow_pickles,
         )
 
 
-class Reader(Protocol):
-    """Reads a source into what is to be stored. Importers are readers, one file each."""
+@dataclass(slots=True, kw_only=True)
+class Errand:
+    """What an importer is given: what to read, how much of it, and where to say how far it is."""
 
-    def __call__(self, source: Source, *, max_rows: int, progress: Progress) -> ImportBatch:
-        """Read the source; raise a HeadstartError for one that cannot be read."""
-        ...
+    source: str  # as the import names it: "upload", a URL, a path, a hub id
+    params: dict[str, Any]
+    limits: ImportLimits
+    folder: Path  # empty; gone when the import has ended
+    progress: Progress
+    store: Store
+    import_id: int
+    opened: StreamedSource | None = None
+
+    def open(self) -> StreamedSource:
+        """The source as files. Raises: Forbidden (a path outside the roots), InvalidInput, Unreachable."""
+        self.opened = open_source(
+            self.source,
+            store=self.store,
+            import_id=self.import_id,
+            roots=self.limits.roots,
+            allow_private=self.limits.allow_private,
+            most_bytes=self.limits.max_bytes,
+            trusted=bool(self.limits.starter) and self.source == self.limits.starter,
+        )
+        return self.opened
 
 
-IMPORTERS: Mapping[str, Reader] = {
-    "model-recycling": read_results,
-    "table": read_tables,
+Importer = Callable[[Errand], ImportBatch]
+"""Reads a source into what is to be stored; raises a HeadstartError for one that cannot be read."""
+
+
+def _scores_of(read: Callable[..., ImportBatch]) -> Importer:
+    def run(errand: Errand) -> ImportBatch:
+        return read(errand.open(), max_rows=errand.limits.max_rows, progress=errand.progress)
+
+    return run
+
+
+IMPORTERS: Mapping[str, Importer] = {
+    "model-recycling": _scores_of(read_results),
+    "table": _scores_of(read_tables),
+    "target": read_target,
+    "checkpoint": import_folder,
 }
 
 
@@ -73,18 +112,19 @@ class _LeaseLost(Exception):
     """Another worker holds the import now; what this one read is thrown away."""
 
 
-def run_next(store: Store, limits: ImportLimits) -> bool:
-    """Run the oldest import that waits, and return whether there was one.
+def run_next(store: Store, limits: ImportLimits, importers: Mapping[str, Importer] = IMPORTERS) -> bool:
+    """Run the oldest import that waits for one of these importers, and return whether there was one.
 
     Raises: StoreUnavailable (the import stays claimed until its lease runs out), and any error that is no
     HeadstartError, after failing the import, so that the caller can log it.
     """
-    item = store.claim_import(limits.lease_seconds)
+    item = store.claim_import(limits.lease_seconds, tuple(importers))
     if item is None:
         return False
     try:
-        batch = _read(store, item, limits)
-        store.finish_import(item.id, item.attempt, batch)
+        with TemporaryDirectory(prefix="headstart-") as folder:
+            batch = _read(store, item, limits, importers[item.kind], Path(folder))
+            store.finish_import(item.id, item.attempt, batch)
     except _LeaseLost:
         pass
     except StoreUnavailable:
@@ -116,23 +156,23 @@ def summary(report: ImportReport) -> str:
     return f"{report.scores_stored} scores stored, {suspect} of them quarantined; {known} were stored before."
 
 
-def _read(store: Store, item: Import, limits: ImportLimits) -> ImportBatch:
-    reader = IMPORTERS.get(item.kind)
-    if reader is None:
-        raise InvalidInput(f"{item.kind!r} is no kind of import. Known kinds: {', '.join(IMPORTERS)}.")
-    source = open_source(
-        item.source,
+def _read(store: Store, item: Import, limits: ImportLimits, importer: Importer, folder: Path) -> ImportBatch:
+    beat = _Heartbeat(store, item, limits.lease_seconds)
+    errand = Errand(
+        source=item.source,
+        params=item.params,
+        limits=limits,
+        folder=folder,
+        progress=beat,
         store=store,
         import_id=item.id,
-        roots=limits.roots,
-        allow_private=limits.allow_private,
-        most_bytes=limits.max_bytes,
-        trusted=bool(limits.starter) and item.source == limits.starter,
     )
-    beat = _Heartbeat(store, item, limits.lease_seconds)
-    batch = reader(source, max_rows=limits.max_rows, progress=beat)
-    beat.renew(0.8, "storing", limits.lease_seconds + len(batch.scores) / STORED_PER_SECOND)
-    return replace(batch, report=replace(batch.report, files=dict(sorted(source.digests.items()))))
+    batch = importer(errand)
+    stored = len(batch.scores) + (0 if batch.rows is None else batch.rows.file.stat().st_size >> 12)
+    beat.renew(0.8, "storing", limits.lease_seconds + stored / STORED_PER_SECOND)
+    if errand.opened is None:
+        return batch
+    return replace(batch, report=replace(batch.report, files=dict(sorted(errand.opened.digests.items()))))
 
 
 class _Heartbeat:

@@ -11,25 +11,29 @@ if TYPE_CHECKING:
     import io
     from collections.abc import Iterator
 
-LONGEST_LINE = 1 << 20
+LONGEST_LINE = 1 << 20  # bytes, where a caller says nothing else
+LONGEST_FIELD = 16 << 20  # characters of a CSV field, over all its lines
 LINE = "(whole line)"
 """Stands for the column where a line as a whole is broken."""
 BOM = "\ufeff"
+
+csv.field_size_limit(LONGEST_FIELD)  # one for the whole process, and nobody else here reads CSV
 
 
 class Lines:
     """The lines of a UTF-8 file, line ends kept; `number` is that of the line given last."""
 
-    def __init__(self, name: str, stream: io.BufferedReader) -> None:
+    def __init__(self, name: str, stream: io.BufferedReader, longest: int = LONGEST_LINE) -> None:
         self._name = name
         self._stream = stream
+        self._longest = longest
         self.number = 0
 
     def __iter__(self) -> Iterator[str]:
-        while raw := self._stream.readline(LONGEST_LINE + 1):
+        while raw := self._stream.readline(self._longest + 1):
             self.number += 1
-            if len(raw) > LONGEST_LINE:
-                raise self._broken(f"the line is longer than {LONGEST_LINE} bytes. Is it a table?")
+            if len(raw) > self._longest:
+                raise self._broken(f"the line is longer than {self._longest} bytes. Is it a table?")
             try:
                 text = raw.decode("utf-8")
             except UnicodeDecodeError as e:
@@ -41,12 +45,14 @@ class Lines:
         return BrokenFile(self._name, self.number, LINE, what)
 
 
-def csv_rows(name: str, stream: io.BufferedReader, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, fields) of a CSV file; a blank line has no fields.
+def csv_rows(
+    name: str, stream: io.BufferedReader, delimiter: str = ",", longest: int = LONGEST_LINE
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line, fields) of a CSV file; a blank line has no fields. `longest` is of a line, in bytes.
 
     Raises: BrokenFile.
     """
-    lines = Lines(name, stream)
+    lines = Lines(name, stream, longest)
     reader = csv.reader(iter(lines), delimiter=delimiter, strict=True)
     while True:
         line = lines.number + 1  # a quoted field may hold line breaks: a row is where it starts
@@ -65,4 +71,6 @@ def _csv_fault(error: csv.Error) -> str:
         return "a carriage return without a line feed. Save it with line ends of one kind"
     if "unexpected end" in fault:
         return "a quote that is opened here is never closed"
+    if "field limit" in fault:
+        return f"a field is longer than {LONGEST_FIELD} characters. Is a quote not closed"
     return fault

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, delete, func, insert, or_, select, update
+from sqlalchemy import and_, delete, func, insert, or_, select, true, update
 
 from headstart.entities import Import, ImportReport, ImportState
 from headstart.errors import Conflict
@@ -15,6 +15,8 @@ from headstart.store.paging import read_page
 from headstart.store.tables import imports, upload_chunks
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from sqlalchemy import ColumnElement, Connection, Row
 
     from headstart.entities import Page
@@ -23,6 +25,7 @@ _IMPORTS = select(
     imports.c.id,
     imports.c.kind,
     imports.c.source,
+    imports.c.params,
     imports.c.state,
     imports.c.attempt,
     imports.c.progress,
@@ -34,11 +37,12 @@ _IMPORTS = select(
 )
 
 
-def create(connection: Connection, kind: str, source: str, now: datetime) -> Import:
+def create(connection: Connection, kind: str, source: str, params: dict[str, Any], now: datetime) -> Import:
     """A new import that no claim takes yet."""
     row = {
         "kind": kind,
         "source": source,
+        "params": params,
         "released": False,
         "state": ImportState.QUEUED,
         "attempt": 0,
@@ -85,14 +89,18 @@ def refuse_released(connection: Connection, import_id: int, verb: str) -> None:
         raise Conflict(f"Import {import_id} was released and cannot be {verb}: create another import.")
 
 
-def claim(connection: Connection, lease_seconds: float, now: datetime) -> Import | None:
-    """Take the oldest import that waits, or whose lease ran out."""
+def claim(
+    connection: Connection, lease_seconds: float, kinds: Collection[str] | None, now: datetime
+) -> Import | None:
+    """Take the oldest import of these kinds that waits, or whose lease ran out."""
     waits = imports.c.state == ImportState.QUEUED
     abandoned = and_(imports.c.state == ImportState.RUNNING, imports.c.lease_until <= now)
     # SKIP LOCKED: of two claimers one takes this import and the other the next one; neither waits.
     oldest = (
         select(imports.c.id)
-        .where(imports.c.released, or_(waits, abandoned))
+        .where(
+            imports.c.released, or_(waits, abandoned), true() if kinds is None else imports.c.kind.in_(kinds)
+        )
         .order_by(imports.c.id)
         .limit(1)
         .with_for_update(skip_locked=True)

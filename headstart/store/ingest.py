@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
+from headstart.store import target_rows
 from headstart.store.bulk import in_chunks, insert_many
 from headstart.store.scores import params_digest, raise_version
 from headstart.store.subjects import write_subjects
@@ -82,6 +83,13 @@ def store_batch(
 ) -> ImportReport:
     """Store the batch and return its report, filled in. The caller holds the evidence lock."""
     subjects = write_subjects(connection, batch)
+    target_id = checkpoint_id = None
+    if batch.rows is not None:
+        target_id = subjects.targets[batch.rows.target]
+        target_rows.write(connection, target_id, batch.rows)
+    if batch.registers is not None:
+        drafted = batch.registers
+        checkpoint_id = subjects.drafted[drafted.family, drafted.name, drafted.revision]
     plan = _plan(connection, batch.scores, protocols, subjects)
     common = {"import_id": import_id, "created_at": now}
     insert_many(connection, scores, [row | common for row in plan.in_force])
@@ -99,6 +107,8 @@ def store_batch(
         scores_realigned=sum("realigned_from" in draft.provenance for draft in batch.scores),
         checkpoints_new=subjects.checkpoints_new,
         targets_new=subjects.targets_new,
+        target_id=target_id,
+        checkpoint_id=checkpoint_id,
     )
 
 

@@ -6,8 +6,8 @@ Contract
   no row, session or lazy attribute leaves this module. Every verb is thread-safe.
 * Immutable once written: families, checkpoints and targets (by their unique names), the value and key
   of a score, finished imports, posteriors. Mutable: a score's quarantine (and note), an unfinished
-  import, NULL details of a checkpoint or target that a later import knows (never the reverse), the
-  vanilla of a family that has none.
+  import, NULL details of a checkpoint or target that a later import knows (never the reverse; the rows
+  of a target are such a detail), the vanilla of a family that has none.
 * At most one score *in force* (quarantine is None) holds a key
   (checkpoint, target, method, method_version, params_digest, seed). A quarantined score may stand
   beside it; an equal score (same key and value, whatever its quarantine) is stored once.
@@ -41,10 +41,10 @@ Contract
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from headstart.errors import StoreUnavailable
-from headstart.store import catalogue, imports, ingest, posteriors, requests, scores, uploads
+from headstart.store import catalogue, imports, ingest, posteriors, requests, scores, target_rows, uploads
 from headstart.store.delivery_verbs import DeliveryVerbs
 from headstart.store.engine import EVIDENCE_LOCK, in_memory, lock
 from headstart.store.evidence import read_evidence
@@ -53,7 +53,7 @@ from headstart.store.key_verbs import KeyVerbs
 from headstart.store.schema import SCHEMA_REVISION, revision_of, upgrade_engine, wrong_revision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from datetime import datetime
 
     from headstart.entities import (
@@ -232,10 +232,10 @@ class Store(JobVerbs, KeyVerbs, DeliveryVerbs):
 
     # imports
 
-    def create_import(self, kind: str, source: str) -> Import:
+    def create_import(self, kind: str, source: str, params: dict[str, Any] | None = None) -> Import:
         """A new import in state queued that no claim takes yet: release it with `queue_import`."""
         with self._write() as connection:
-            return imports.create(connection, kind, source, self._clock())
+            return imports.create(connection, kind, source, params or {}, self._clock())
 
     def append_upload(self, import_id: int, file: str, data: bytes) -> None:
         """Append bytes to an uploaded file of an import not yet released; Conflict once it is."""
@@ -276,10 +276,19 @@ class Store(JobVerbs, KeyVerbs, DeliveryVerbs):
         with self._read() as connection:
             return imports.count_by_state(connection)
 
-    def claim_import(self, lease_seconds: float) -> Import | None:
-        """Take the oldest released import that is queued, or running with its lease run out."""
+    def claim_import(self, lease_seconds: float, kinds: Collection[str] | None = None) -> Import | None:
+        """Take the oldest released import of these kinds that is queued, or whose lease ran out."""
         with self._write() as connection:
-            return imports.claim(connection, lease_seconds, self._clock())
+            return imports.claim(connection, lease_seconds, kinds, self._clock())
+
+    def target_rows(self, target_id: int) -> Iterator[bytes]:
+        """The rows of the target as `headstart.rows` wrote them, chunk by chunk; NotFound if it has none."""
+        with self._read() as connection:
+            chunk_ids = target_rows.chunk_ids(connection, target_id)
+        for chunk_id in chunk_ids:
+            with self._read() as connection:
+                data = target_rows.chunk(connection, chunk_id)
+            yield data
 
     def heartbeat_import(
         self, import_id: int, attempt: int, lease_seconds: float, progress: float, stage: str

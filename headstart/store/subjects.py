@@ -34,14 +34,19 @@ class Subjects:
     targets: dict[str, int]  # name -> id
     checkpoints_new: int
     targets_new: int
+    drafted: dict[tuple[str, str, str], int]  # (family, name, revision) of each drafted checkpoint -> id
 
 
 def write_subjects(connection: Connection, batch: ImportBatch) -> Subjects:
     """Create what the batch names and the store lacks; complete what the store has."""
     family_ids = _write_families(connection, batch)
-    checkpoint_ids, checkpoints_new = _write_checkpoints(connection, batch, family_ids)
+    ids, checkpoint_ids, checkpoints_new = _write_checkpoints(connection, batch, family_ids)
     target_ids, targets_new = _write_targets(connection, batch)
-    return Subjects(checkpoint_ids, target_ids, checkpoints_new, targets_new)
+    drafted = {
+        (c.family, c.name, c.revision): ids[family_ids[c.family], c.name, c.revision]
+        for c in batch.checkpoints
+    }
+    return Subjects(checkpoint_ids, target_ids, checkpoints_new, targets_new, drafted)
 
 
 def _write_families(connection: Connection, batch: ImportBatch) -> dict[str, int]:
@@ -56,7 +61,7 @@ def _write_families(connection: Connection, batch: ImportBatch) -> dict[str, int
 
 def _write_checkpoints(
     connection: Connection, batch: ImportBatch, family_ids: dict[str, int]
-) -> tuple[dict[tuple[str, str], int], int]:
+) -> tuple[dict[Named, int], dict[tuple[str, str], int], int]:
     drafts: dict[Named, CheckpointDraft] = {}
     for draft in batch.checkpoints:
         named = (family_ids[draft.family], draft.name, draft.revision)
@@ -81,7 +86,7 @@ def _write_checkpoints(
     _complete_checkpoints(connection, {stored[named]: drafts[named] for named in drafts if named in stored})
     _set_vanillas(connection, [(named, ids[named]) for named, draft in drafts.items() if draft.is_vanilla])
     by_name = {subject: ids[revisions[family_ids[subject[0]], subject[1]]] for subject in subjects}
-    return by_name, len(new)
+    return ids, by_name, len(new)
 
 
 def _merged(first: CheckpointDraft, second: CheckpointDraft) -> CheckpointDraft:

@@ -133,7 +133,18 @@ targets = Table(
     Column("train_size", BigInteger),
     Column("classes", BigInteger),
     Column("rows_tested", BigInteger),
+    Column("fingerprint", Name),
+    Column("profile", JSON(none_as_null=True)),
     UniqueConstraint("name"),
+)
+
+target_chunks = Table(
+    "target_chunks",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("target_id", BigId, ForeignKey("targets.id"), nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Index(None, "target_id"),
 )
 
 imports = Table(
@@ -142,6 +153,7 @@ imports = Table(
     Column("id", BigId, primary_key=True),
     Column("kind", PlainText, nullable=False),
     Column("source", PlainText, nullable=False),
+    Column("params", JSON, nullable=False, server_default="{}"),
     Column("released", Boolean, nullable=False),
     Column("state", PlainText, nullable=False),
     Column("attempt", Integer, nullable=False),

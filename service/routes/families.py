@@ -1,14 +1,22 @@
-"""GET /families and one family. Its ranking is advice and lives with /recommend."""
+"""GET /families and one family; POST /families/{name}/probe measures all of one.
+
+A family's ranking is advice and lives with /recommend.
+"""
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Response
 
-from service import schemas
+from service import checkpoint_schemas as wire
+from service import family_probe, schemas
 from service.deps import StoreDep, page_of
 from service.errors import documented
+from service.routes.jobs import DeskDep
 
 router = APIRouter(tags=["catalogue"])
+FamilyName = Annotated[
+    schemas.Name, Path(description="Its name, slashes included.", examples=["roberta-base"])
+]
 
 
 @router.get("/families", summary="List the families", responses=documented())
@@ -20,10 +28,24 @@ def list_families(store: StoreDep, query: Annotated[schemas.PageQuery, Query()])
     )
 
 
+@router.post(
+    "/families/{name:path}/probe",
+    summary="Probe a family",
+    status_code=202,
+    response_model=wire.FamilyProbe,
+    responses={**documented(400, 404, 409, 413, 415), 202: {"description": "All of them were taken."}},
+)
+def probe_family(desk: DeskDep, name: FamilyName, body: wire.FamilyProbeRequest) -> Response:
+    """Queue one job for every checkpoint of the family and its vanilla: the static ranking from day one.
+
+    What is scored or under way is not measured again; asking again goes on where the last call stopped.
+    """
+    plan = family_probe.plan(desk.store, desk.methods, name, body)
+    places = [""] * len(plan.requests)
+    return desk.answer(body, f"POST /families/{name}/probe", plan.requests, places, plan.written)
+
+
 @router.get("/families/{name:path}", summary="Show a family", responses=documented(404))
-def show_family(
-    store: StoreDep,
-    name: Annotated[schemas.Name, Path(description="Its name, slashes included.", examples=["roberta-base"])],
-) -> schemas.Family:
+def show_family(store: StoreDep, name: FamilyName) -> schemas.Family:
     """One family by its name."""
     return schemas.Family.model_validate(store.family(name))

@@ -1,22 +1,24 @@
 """POST /imports from a source or an upload; GET /imports and one import, with its progress and report."""
 
-import hashlib
-import json
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from headstart.entities import Import, RecordedResponse
-from headstart.store import Store
 from service import schemas
+from service.accepting import ACCEPTED, accept_source
 from service.deps import SettingsDep, StoreDep, WakeDep
 from service.errors import documented
-from service.idempotency import IdempotencyKey, RequestKey, answer_once
-from service.uploads import Upload, check_source, is_multipart, read_body, read_upload
+from service.forms import accept_upload, invalid, read_form
+from service.idempotency import IdempotencyKey
+from service.uploads import check_source, is_multipart, read_body
 from service.validation import is_json, read_json, wrong_content_type
 
-CHUNK = 1 << 20
+KINDS: tuple[str, ...] = get_args(schemas.Kind)
+LONGEST_KIND = 4096  # bytes of the field `kind` of a form
+REMEDY = (
+    "Send a field 'kind' and one or more files named 'files', as `curl -F kind=table -F files=@FILE` does."
+)
 TAKES = "application/json with a source, or multipart/form-data with files. Send one of them."
 UPLOAD_FORM = {
     "type": "object",
@@ -24,7 +26,7 @@ UPLOAD_FORM = {
     "properties": {
         "kind": {
             "type": "string",
-            "enum": ["model-recycling", "table"],
+            "enum": list(KINDS),
             "description": "The form of the files.",
         },
         "files": {
@@ -42,15 +44,6 @@ REQUEST_BODY: dict[str, Any] = {
         "application/json": {"schema": {"$ref": "#/components/schemas/ImportRequest"}},
         "multipart/form-data": {"schema": UPLOAD_FORM},
     },
-}
-ACCEPTED: dict[int | str, dict[str, Any]] = {
-    202: {
-        "description": "Accepted. Follow it at `Location`.",
-        "headers": {
-            "Location": {"description": "Where the import is.", "schema": {"type": "string"}},
-            "Retry-After": {"description": "Seconds to wait before looking.", "schema": {"type": "integer"}},
-        },
-    }
 }
 
 router = APIRouter(tags=["evidence"])
@@ -77,20 +70,23 @@ async def create_import(
     """
     content_type = request.headers.get("content-type")
     if is_multipart(content_type):
-        async with read_upload(request) as upload:
-            recorded, replayed = await run_in_threadpool(_from_upload, store, idempotency_key, upload)
+        async with read_form(request, "kind", LONGEST_KIND, REMEDY) as form:
+            if form.value not in KINDS:
+                raise invalid("kind", f"Should be one of {', '.join(KINDS)}, but is {form.value[:80]!r}.")
+            response = await run_in_threadpool(
+                accept_upload, store, idempotency_key, "POST /imports", form, kind=form.value
+            )
     elif is_json(content_type):
         body = await read_body(request, settings.max_body_bytes)
         wanted = read_json(body, content_type, schemas.ImportRequest)
         source = await run_in_threadpool(check_source, wanted.source, settings.roots)
-        recorded, replayed = await run_in_threadpool(
-            _from_source, store, idempotency_key, wanted.kind, source
+        response = await run_in_threadpool(
+            accept_source, store, idempotency_key, "POST /imports", kind=wanted.kind, source=source
         )
     else:
         raise wrong_content_type(content_type, TAKES)
     wake()
-    headers = {**recorded.headers, "Idempotent-Replayed": "true"} if replayed else recorded.headers
-    return Response(recorded.body, recorded.status, headers, media_type="application/json")
+    return response
 
 
 @router.get("/imports", summary="List the imports", responses=documented())
@@ -106,37 +102,3 @@ def list_imports(store: StoreDep, query: Annotated[schemas.PageQuery, Query()]) 
 def show_import(store: StoreDep, import_id: Annotated[schemas.Id, Path(examples=[1])]) -> schemas.Import:
     """How far an import is and, when it has ended, what came of it."""
     return schemas.Import.model_validate(store.get_import(import_id))
-
-
-def _from_source(
-    store: Store, key: RequestKey | None, kind: str, source: str
-) -> tuple[RecordedResponse, bool]:
-    def create() -> RecordedResponse:
-        return _accepted(store.queue_import(store.create_import(kind, source).id))
-
-    digest = hashlib.sha256(json.dumps([kind, source]).encode()).hexdigest()
-    return answer_once(store, key, "POST /imports", digest, create)
-
-
-def _from_upload(store: Store, key: RequestKey | None, upload: Upload) -> tuple[RecordedResponse, bool]:
-    def create() -> RecordedResponse:
-        created = store.create_import(upload.kind, "upload")
-        try:
-            for name, file in upload.files.items():
-                file.seek(0)
-                while chunk := file.read(CHUNK):
-                    store.append_upload(created.id, name, chunk)
-            return _accepted(store.queue_import(created.id))
-        except BaseException:
-            store.delete_import(created.id)
-            raise
-
-    return answer_once(store, key, "POST /imports", upload.digest(), create)
-
-
-def _accepted(created: Import) -> RecordedResponse:
-    return RecordedResponse(
-        status=202,
-        headers={"Location": f"/imports/{created.id}", "Retry-After": "1"},
-        body=schemas.Import.model_validate(created).model_dump_json().encode(),
-    )

@@ -1,12 +1,51 @@
-"""GET /targets and one target."""
+"""GET /targets and one target; POST /targets makes one of a path, the hub, or uploaded files."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
 
+from headstart.errors import Forbidden, InvalidInput, Problem
+from headstart.settings import Settings
 from service import schemas
-from service.deps import StoreDep
+from service.accepting import ACCEPTED, accept_source
+from service.deps import SettingsDep, StoreDep, WakeDep
 from service.errors import documented
+from service.forms import accept_upload, invalid, read_form
+from service.idempotency import IdempotencyKey
+from service.target_schemas import TargetDetail, TargetOptions, TargetRequest, inlined_schema
+from service.uploads import check_source, is_multipart, read_body
+from service.validation import is_json, read_json, wrong_content_type
+
+JSON = "application/json"
+LONGEST_OPTIONS = 1 << 16  # bytes of the field `target` of a form
+TAKES = "application/json with a path or hub, or multipart/form-data with files. Send one of them."
+REMEDY = (
+    "Send a field 'target' and one or more files named 'files', as "
+    """`curl -F 'target={"name": "NAME"}' -F files=@train.csv -F files=@test.csv` does."""
+)
+UPLOAD_FORM = {
+    "type": "object",
+    "required": ["target", "files"],
+    "properties": {
+        "target": inlined_schema(TargetOptions) | {"description": "As JSON text."},
+        "files": {
+            "type": "array",
+            "minItems": 1,
+            "items": {"type": "string", "format": "binary", "minLength": 1},
+            "description": "A single one, or one named train, validation or test for each role: CSV, JSONL "
+            "or Parquet, perhaps gzipped.",
+        },
+    },
+    "additionalProperties": False,
+}
+REQUEST_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        JSON: {"schema": inlined_schema(TargetRequest)},
+        "multipart/form-data": {"schema": UPLOAD_FORM},
+    },
+}
 
 router = APIRouter(tags=["catalogue"])
 
@@ -20,7 +59,81 @@ def list_targets(store: StoreDep, query: Annotated[schemas.TargetQuery, Query()]
     )
 
 
+@router.post(
+    "/targets",
+    summary="Make a target of rows",
+    status_code=202,
+    response_model=schemas.Import,
+    responses={**documented(400, 403, 409, 415), **ACCEPTED},
+    openapi_extra={"requestBody": REQUEST_BODY},
+)
+async def create_target(
+    request: Request,
+    store: StoreDep,
+    settings: SettingsDep,
+    wake: WakeDep,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Read rows from a path or the hub (JSON), or from uploaded files (multipart), so that it can be probed.
+
+    Runs as an import; its report names the `target_id`. The same rows again change nothing. A dataset of the
+    hub waits for a worker.
+    """
+    content_type = request.headers.get("content-type")
+    if is_multipart(content_type):
+        async with read_form(request, "target", LONGEST_OPTIONS, REMEDY) as form:
+            options = _options(form.value)
+            response = await run_in_threadpool(
+                accept_upload,
+                store,
+                idempotency_key,
+                "POST /targets",
+                form,
+                kind="target",
+                params=options.spec(),
+            )
+    elif is_json(content_type):
+        body = await read_body(request, settings.max_body_bytes)
+        wanted = read_json(body, content_type, TargetRequest)
+        kind, source = await run_in_threadpool(_source, wanted, settings)
+        response = await run_in_threadpool(
+            accept_source,
+            store,
+            idempotency_key,
+            "POST /targets",
+            kind=kind,
+            source=source,
+            params=wanted.spec(),
+        )
+    else:
+        raise wrong_content_type(content_type, TAKES)
+    wake()
+    return response
+
+
 @router.get("/targets/{target_id}", summary="Show a target", responses=documented(404))
-def show_target(store: StoreDep, target_id: Annotated[schemas.Id, Path(examples=[1])]) -> schemas.Target:
-    """One target by its id."""
-    return schemas.Target.model_validate(store.target(target_id))
+def show_target(store: StoreDep, target_id: Annotated[schemas.Id, Path(examples=[1])]) -> TargetDetail:
+    """One target by its id, with the profile of its rows."""
+    return TargetDetail.model_validate(store.target(target_id))
+
+
+def _options(text: str) -> TargetOptions:
+    """The field of a form; what is wrong in it is named as `target.FIELD`."""
+    try:
+        return read_json(text.encode("utf-8", "surrogateescape"), JSON, TargetOptions)
+    except InvalidInput as error:
+        if not error.problems:
+            raise invalid("target", f"{error.message} {REMEDY}") from None
+        problems = [Problem(f"target.{one.field}", one.message) for one in error.problems]
+        raise InvalidInput(f"target.{error.message}", problems) from None
+
+
+def _source(wanted: TargetRequest, settings: Settings) -> tuple[str, str]:
+    """The kind of the import, and its source as it will be read."""
+    if wanted.hub is not None:
+        return "hub-target", wanted.hub.id
+    try:
+        return "target", check_source(wanted.path or "", settings.roots)
+    except (Forbidden, InvalidInput) as error:
+        message = error.message.removeprefix("source: ")
+        raise type(error)(message, [Problem("path", message)]) from None

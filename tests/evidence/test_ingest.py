@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from headstart.entities import Import, ImportBatch, ImportState
+from headstart.entities import Import, ImportBatch, ImportReport, ImportState
 from headstart.errors import StoreUnavailable
 from headstart.evidence import ingest
-from headstart.evidence.ingest import UNEXPECTED, ImportLimits, run_next, summary
+from headstart.evidence.ingest import UNEXPECTED, Errand, ImportLimits, run_next, summary
 from headstart.store import Store
 
 if TYPE_CHECKING:
@@ -128,9 +128,21 @@ def test_a_source_that_may_not_be_read_fails_with_its_sentence(
     assert sentence in (failed.error or "")
 
 
-def test_an_unknown_kind_fails_with_the_known_ones(memory: Store) -> None:
-    failed = run(memory, upload(memory, HEADER, kind="spreadsheet"))
-    assert failed.error == "'spreadsheet' is no kind of import. Known kinds: model-recycling, table."
+def test_an_import_that_nobody_here_can_run_waits_for_a_process_that_can(memory: Store) -> None:
+    import_id = upload(memory, HEADER, kind="hub-thing")
+    assert not run_next(memory, LIMITS)
+    assert memory.get_import(import_id).state is ImportState.QUEUED
+    seen: list[tuple[str, dict[str, Any]]] = []
+
+    def read(errand: Errand) -> ImportBatch:
+        seen.append((errand.source, errand.params))
+        return ImportBatch(checkpoints=(), targets=(), scores=(), report=ImportReport(rows_read=7))
+
+    assert run_next(memory, LIMITS, {"hub-thing": read})
+    done = memory.get_import(import_id)
+    assert done.state is ImportState.SUCCEEDED
+    assert done.report == ImportReport(rows_read=7)
+    assert seen == [("upload", {})]
 
 
 def test_a_folder_under_a_root_and_the_starter_are_read(memory: Store, tmp_path: Path) -> None:
@@ -156,35 +168,24 @@ def test_limits_are_kept(memory: Store) -> None:
 # -- what goes wrong on our side
 
 
-def reader(monkeypatch: pytest.MonkeyPatch, read: Any) -> None:
-    monkeypatch.setattr(ingest, "IMPORTERS", {"table": read})
-
-
-def test_an_unexpected_error_fails_the_import_without_internals(
-    memory: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def read(*_: object, **__: object) -> ImportBatch:
+def test_an_unexpected_error_fails_the_import_without_internals(memory: Store) -> None:
+    def read(_: Errand) -> ImportBatch:
         raise KeyError("secret")
 
-    reader(monkeypatch, read)
     import_id = upload(memory, HEADER)
     with pytest.raises(KeyError):
-        run_next(memory, LIMITS)
+        run_next(memory, LIMITS, {"table": read})
     failed = memory.get_import(import_id)
     assert (failed.state, failed.error) == (ImportState.FAILED, UNEXPECTED)
 
 
-def test_an_import_outlives_a_store_that_does_not_answer(
-    memory: Store, clock: FrozenClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def read(*_: object, **__: object) -> ImportBatch:
+def test_an_import_outlives_a_store_that_does_not_answer(memory: Store, clock: FrozenClock) -> None:
+    def read(_: Errand) -> ImportBatch:
         raise StoreUnavailable("The store does not answer.")
 
     import_id = upload(memory, HEADER + ROWS)
-    with monkeypatch.context() as broken:
-        reader(broken, read)
-        with pytest.raises(StoreUnavailable):
-            run_next(memory, LIMITS)
+    with pytest.raises(StoreUnavailable):
+        run_next(memory, LIMITS, {"table": read})
     assert memory.get_import(import_id).state is ImportState.RUNNING
     assert not run_next(memory, LIMITS)
     clock.move(61)
@@ -196,7 +197,8 @@ def test_progress_is_seen_and_a_lost_lease_ends_quietly(
 ) -> None:
     seen: list[tuple[float, str]] = []
 
-    def read(*_: object, progress: Any, **__: object) -> ImportBatch:
+    def read(errand: Errand) -> ImportBatch:
+        progress: Any = errand.progress
         progress(0.25, "reading")
         progress(0.5, "too soon to be stored")
         item = memory.get_import(import_id)
@@ -209,9 +211,8 @@ def test_progress_is_seen_and_a_lost_lease_ends_quietly(
             progress(0.75, "late")
         raise AssertionError("the lease was lost and nobody noticed")
 
-    reader(monkeypatch, read)
     import_id = upload(memory, HEADER)
-    assert run_next(memory, LIMITS)
+    assert run_next(memory, LIMITS, {"table": read})
     assert seen == [(0.25, "reading")]
     taken = memory.get_import(import_id)
     assert (taken.state, taken.attempt, taken.error) == (ImportState.RUNNING, 2, None)

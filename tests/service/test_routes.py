@@ -10,6 +10,7 @@ import pytest
 from live_service import fill, serving, settings
 
 from headstart.errors import StoreUnavailable
+from headstart.methods import METHODS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +41,7 @@ def all_pages(live: Live, path: str, **params: Any) -> list[dict[str, Any]]:
         ("/targets", 3),
         ("/scores", 13),
         ("/imports", 1),
-        ("/methods", 2),
+        ("/methods", len(METHODS)),
     ],
 )
 def test_pages_hold_every_item_once(catalogue: Live, path: str, count: int) -> None:
@@ -67,7 +68,9 @@ def test_checkpoints_by_family_and_search(catalogue: Live) -> None:
 @pytest.mark.parametrize("noun", ["checkpoints", "targets", "scores", "imports"])
 def test_one_item_is_as_in_the_list(catalogue: Live, noun: str) -> None:
     item = catalogue.http.get(f"/{noun}").json()["items"][0]
-    assert catalogue.http.get(f"/{noun}/{item['id']}").json() == item
+    alone = catalogue.http.get(f"/{noun}/{item['id']}").json()
+    assert {name: alone[name] for name in item} == item
+    assert alone.keys() - item.keys() == ({"profile"} if noun == "targets" else set())  # too long for a list
 
 
 def test_scores_by_filter(catalogue: Live) -> None:
@@ -109,7 +112,11 @@ def test_lifting_into_an_occupied_key_is_a_conflict(catalogue: Live) -> None:
 def test_methods_say_what_they_are(catalogue: Live) -> None:
     probe = catalogue.http.get("/methods/linear_probe").json()
     assert probe["higher_is_better"] is True
-    assert (probe["low"], probe["high"]) == (0.0, 1.0)
+    assert (probe["low"], probe["high"]) == (-1.0, 1.0)
+    assert probe["runnable"] is True
+    assert probe["params"]["properties"]["max_rows"]["default"] == 20_000
+    logme = catalogue.http.get("/methods/logme").json()
+    assert (logme["low"], logme["high"]) == (None, None)
     problem = catalogue.problem("GET", "/methods/linear_prob", 404)
     assert "linear_probe" in problem["detail"]
 

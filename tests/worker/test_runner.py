@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,10 +28,10 @@ from tests.one_pair import import_one_pair
 from worker.process import Died
 from worker.runner import Runner, RunnerOptions, retry_delay
 from worker.scratch import sweep
+from worker.workbench import Premises
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 QUEUES = ("cpu", "gpu")
 
@@ -50,6 +51,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store,
     store.close()
 
 
+PREMISES = Premises(roots=(), cache=Path("cache"), max_cache_bytes=1 << 30, allow_pickles=False)
+
+
 def options(folder: Path, **changed: Any) -> RunnerOptions:
     usual: dict[str, Any] = {
         "lease_seconds": 2.0,
@@ -57,6 +61,7 @@ def options(folder: Path, **changed: Any) -> RunnerOptions:
         "retry_seconds": 0.01,
         "methods": ("tests.drill",),
         "scratch": folder / "scratch",
+        "premises": dataclasses.replace(PREMISES, cache=folder / "cache"),
     }
     return RunnerOptions(**usual | changed)
 
@@ -355,7 +360,7 @@ def test_a_runner_told_to_stop_gives_its_job_back(store: Store, tmp_path: Path) 
 def test_the_child_leaves_when_its_worker_is_gone(store: Store, runner: Runner) -> None:
     from worker.process import Child
 
-    child = Child(("tests.drill",), None)
+    child = Child(("tests.drill",), None, PREMISES)
     assert child.ready(60)
     assert child.pid is not None
     child._connection.close()  # what the kernel does for a worker that was killed
