@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench lock clean
+.PHONY: help run work test check bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1	\2/' \
@@ -13,6 +13,9 @@ help: ## list the targets
 
 run: .venv/.service ## install what the service needs (no torch) and serve on 127.0.0.1:8000
 	@$(BIN)/headstart serve
+
+work: .venv/.worker ## install torch as well, serve and run jobs
+	@$(BIN)/headstart serve --worker
 
 test: .venv/.dev ## run all tests, on SQLite and on a real PostgreSQL
 	$(BIN)/python -m pytest -n 2
@@ -45,7 +48,12 @@ clean: ## remove .venv and all caches; the store in .headstart stays
 	@$(PIP_INSTALL) -e '.[service]'
 	@touch $@
 
+.venv/.worker: .venv/bin/python pyproject.toml constraints.txt
+	@echo 'Installing the service and the worker (torch) into .venv ...'
+	@$(PIP_INSTALL) -e '.[service,worker]'
+	@touch .venv/.service $@
+
 .venv/.dev: .venv/bin/python pyproject.toml constraints.txt
 	@echo 'Installing the service and the development tools into .venv ...'
 	@$(PIP_INSTALL) -e '.[dev]'
-	@touch .venv/.service $@
+	@touch .venv/.service .venv/.worker $@

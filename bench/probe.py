@@ -40,6 +40,7 @@ from tests.fake_bench import fake_bench
 from worker import features as feature_pass
 from worker.cache import Cache
 from worker.checkpoints import find_files
+from worker.device import device_name, pick_device, pick_dtype
 from worker.workbench import ChildWorkbench, Premises
 
 THREE = ("logme", "hscore", "knn")
@@ -135,7 +136,7 @@ def peer(
     for name in methods:
         ranker = TransformerRanker(Dataset.from_dict(rows, features=form))
         result = ranker.run([str(checkpoint)], estimator=name, layer_aggregator="layermean", device="cpu")
-        found[name] = next(iter(result._results.values()))
+        found[name] = next(iter(result.scores.values()))
     return time.perf_counter() - started, found
 
 
@@ -175,7 +176,6 @@ def bare_forward(checkpoint: Path, rows: Path, precision: str) -> tuple[float, f
     The bare forward runs the same body over the same sorted batches, made beforehand.
     """
     from worker.bodies import load_body  # noqa: PLC0415
-    from worker.device import pick_device, pick_dtype  # noqa: PLC0415
     from worker.forward import BUDGETS, Budget, _collate  # noqa: PLC0415
     from worker.tokens import open_tokens  # noqa: PLC0415
 
@@ -321,7 +321,7 @@ def run_parts(options: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:
         texts, labels = read(options.datasets / target, "train", 1_000_000)
         return [" ".join(text) for text in texts], labels
 
-    report: dict[str, Any] = {"threads": torch.get_num_threads(), "bf16": torch.cpu.get_capabilities()}
+    report: dict[str, Any] = {"device": device_name(pick_device())}
     with tempfile.TemporaryDirectory() as folder:
         rows = rows_of(options.datasets, options.target, Path(folder))
         if options.only in {None, "forward"}:

@@ -2,6 +2,7 @@
 
 Its revision is the digest of the files that make it. Where the store knows a checkpoint of this family and
 name without a revision (from published scores), that one is completed: its evidence is this checkpoint's.
+Files that are registered already keep the name they have, unless another is given.
 """
 
 from __future__ import annotations
@@ -91,12 +92,16 @@ def batch_of(found: Found, params: Mapping[str, Any], store: Store) -> ImportBat
     Raises: InvalidInput, Conflict.
     """
     check_shapes(found.config, found.headers)
-    name = checked_name(params.get("name") or found.name)
+    family = params.get("family")
+    name = params.get("name")
+    if name is None and (known := _registered(found.pin, family, store)) is not None:
+        name, family = known.name, known.family
+    name = checked_name(name or found.name)
     base = base_of(name, found.card, found.config)
     lineage = lineage_of(
         name,
         base,
-        family=params.get("family"),
+        family=family,
         is_vanilla=bool(params.get("is_vanilla")),
         families=[family.name for family in store.families()],
         named=lambda name: store.checkpoints_named([name]).get(name, ()),
@@ -164,6 +169,12 @@ def _identity(
         if one.family == lineage.family and place_of(one).revision in ("", pin):
             return name, one.revision, lineage
     return name, pin, lineage
+
+
+def _registered(pin: str, family: str | None, store: Store) -> Checkpoint | None:
+    """The checkpoint that these very files were registered as, in this family or in any, if it is one."""
+    known = [one for one in store.checkpoints_pinned(pin) if family is None or one.family == family]
+    return known[0] if len(known) == 1 else None
 
 
 def _vanilla_of(family: str, store: Store) -> Checkpoint | None:

@@ -80,6 +80,12 @@ def read_checkpoints_named(connection: Connection, names: Iterable[str]) -> dict
     return found
 
 
+def read_checkpoints_pinned(connection: Connection, revision: str) -> tuple[Checkpoint, ...]:
+    """Every checkpoint of this revision, ascending id."""
+    query = _CHECKPOINTS.where(checkpoints.c.revision == revision).order_by(checkpoints.c.id)
+    return tuple(_checkpoint(row) for row in connection.execute(query))
+
+
 def page_of_checkpoints(
     connection: Connection, family: str | None, search: str | None, size: int, token: str | None
 ) -> Page[Checkpoint]:

@@ -109,6 +109,11 @@ class Store(JobVerbs, KeyVerbs, DeliveryVerbs):
         with self._read() as connection:
             return catalogue.read_checkpoint(connection, checkpoint_id)
 
+    def checkpoints_pinned(self, revision: str) -> tuple[Checkpoint, ...]:
+        """Every checkpoint of this revision, under whatever names, ascending id. Reads all of them."""
+        with self._read() as connection:
+            return catalogue.read_checkpoints_pinned(connection, revision)
+
     def checkpoints_named(self, names: Iterable[str]) -> dict[str, tuple[Checkpoint, ...]]:
         """Name -> its checkpoints, one in each family and revision. Unknown names are left out."""
         with self._read() as connection:
