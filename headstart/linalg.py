@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import linalg
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -20,6 +19,8 @@ def spectrum(
 
     None at all (r = 0) for a matrix of zeros.
     """
+    from scipy import linalg  # noqa: PLC0415 - off the start of the service
+
     width = len(symmetric)
     few = None if most is None or most >= width else (width - most, width - 1)
     values, vectors = linalg.eigh(symmetric, subset_by_index=few, driver="evr" if few else "evd")
@@ -49,6 +50,8 @@ def ledoit_wolf(
 
 def cholesky(symmetric: Float[np.ndarray, "w w"]) -> Float[np.ndarray, "w w"] | None:
     """The lower factor; None where the matrix is singular to rounding."""
+    from scipy import linalg  # noqa: PLC0415 - off the start of the service
+
     try:
         factor = linalg.cholesky(symmetric, lower=True)
     except linalg.LinAlgError:

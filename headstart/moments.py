@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 
 from headstart.failures import NonFinite, NotApplicable
 
@@ -118,6 +117,8 @@ def _quartic(
 
 def indicators(codes: Int[np.ndarray, "q n"], classes: int) -> Callable[[slice], Any]:
     """Weights of q labellings of n rows at once: row q * classes + k is 1 where labelling q says k."""
+    from scipy import sparse  # noqa: PLC0415 - off the start of the service
+
     labellings = len(codes)
     offsets = np.arange(labellings, dtype=np.int32) * classes
 

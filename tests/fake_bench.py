@@ -46,7 +46,7 @@ class FakeRows:
 class FakeFeatures:
     roles: dict[str, FakeRows]
     classes: tuple[str, ...] | None
-    facts: dict[str, Any] = field(default_factory=lambda: {"device": "fake", "tokens": 100, "seconds": 0.1})
+    facts: dict[str, Any] = field(default_factory=lambda: {"device": "fake", "tokens": 100})
 
     @property
     def dimension(self) -> int:

@@ -43,6 +43,11 @@ print(sorted({{"torch", "transformers", "celery"}} & set(sys.modules)))
     assert shell(sys.executable, "-W", "ignore", "-c", everything).strip() == "[]"
 
 
+def test_what_takes_long_to_import_is_off_the_start_of_the_service() -> None:
+    heavy = 'import sys, service.app; print(sorted({"scipy", "pyarrow", "pandas", "httpx"} & set(sys.modules)))'
+    assert shell(sys.executable, "-W", "ignore", "-c", heavy).strip() == "[]"
+
+
 def test_make_without_argument_lists_every_target() -> None:
     listed = re.findall(r"^  make (\w+)", shell("make"), re.MULTILINE)
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)

@@ -167,7 +167,6 @@ class FrozenFeatures:
             "tokens": total("tokens"),
             "padded_tokens": total("padded_tokens"),
             "truncated": total("truncated") / max(1, total("rows")),
-            "seconds": round(sum(seconds.values()), 3),
             **seconds,
             "batch_tokens": min((facts["batch_tokens"] for facts in passes.values()), default=None),
             "out_of_memory_retries": total("out_of_memory_retries"),

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import Field
-from scipy import linalg
 
 from headstart.failures import NotApplicable
 from headstart.linalg import cholesky, ledoit_wolf
@@ -79,6 +78,8 @@ def estimate(
     stream: Stream, labels: np.ndarray, shrinkage: Shrinkage, permutations: int, seed: int
 ) -> Estimate:
     """The H-score with its standard error and null."""
+    from scipy import linalg  # noqa: PLC0415 - off the start of the service
+
     codes, counts = seen_classes(labels, "The H-score")
     k, share = len(counts), counts / stream.rows
     sums = moments(stream, indicators(permuted(codes, permutations, seed), k), (1 + permutations) * k)

@@ -31,7 +31,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field
-from scipy.sparse import csr_array
 
 from headstart.arrays import blocks, finite_features
 from headstart.failures import NotApplicable
@@ -41,6 +40,7 @@ from headstart.ranks import CORRELATIONS, bootstrap_stderr, correlation_named
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float32, Int
+    from scipy.sparse import csr_array
 
     from headstart.workbench import Rows, Workbench
 
@@ -71,6 +71,8 @@ class Neighbours:
 
 def find_neighbours(x: Float32[np.ndarray, "n d"], k: int) -> Neighbours:
     """The k nearest others of each row by Euclidean distance; n > k. Does not depend on the order of rows."""
+    from scipy.sparse import csr_array  # noqa: PLC0415 - off the start of the service
+
     places, place, size = distinct(x)
     nearest, least = nearest_others(places, min(k, len(places) - 1))
     there = np.column_stack([np.arange(len(places)), nearest])
@@ -152,6 +154,8 @@ def smallest(values: Float32[np.ndarray, "b w"], k: int) -> Int[np.ndarray, "b k
 
 def rightness(at: Neighbours, y: Int[np.ndarray, "n"], classes: int) -> Float[np.ndarray, "n"]:
     """Of each row: 1 where its neighbours vote for its class, 1/m in a tie of m classes with it, else 0."""
+    from scipy.sparse import csr_array  # noqa: PLC0415 - off the start of the service
+
     rows, n = np.arange(len(y)), len(y)
     ones = np.ones(n)
     counts = csr_array((ones, (at.place, y)), shape=(at.near.shape[0], classes))

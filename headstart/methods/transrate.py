@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
-from scipy import linalg
 
 from headstart.failures import NonFinite, NotApplicable
 from headstart.method import Method, Source
@@ -59,6 +58,8 @@ def coding_rate(z: Float[np.ndarray, "n d"], distortion: float) -> float:
 
 def _factor(z: Float[np.ndarray, "n d"], distortion: float) -> Float[np.ndarray, "s s"]:
     """Lower Cholesky factor of I + Z'Z / (n e), or of I + ZZ' / (n e) where that is smaller."""
+    from scipy import linalg  # noqa: PLC0415 - off the start of the service
+
     gram = (z @ z.T if len(z) < z.shape[1] else z.T @ z) / (len(z) * distortion)
     gram[np.diag_indices(len(gram))] += 1
     factor: Float[np.ndarray, "s s"] = linalg.cholesky(gram, lower=True, overwrite_a=True, check_finite=False)
@@ -67,6 +68,8 @@ def _factor(z: Float[np.ndarray, "n d"], distortion: float) -> Float[np.ndarray,
 
 def _leverage(z: Float[np.ndarray, "n d"], distortion: float) -> Float[np.ndarray, "n"]:
     """x' (e I + Z'Z / n)^-1 x of every row x of Z."""
+    from scipy import linalg  # noqa: PLC0415 - off the start of the service
+
     factor = _factor(z, distortion)
     if len(z) < z.shape[1]:  # with M = I + ZZ' / (n e), the hat matrix is n (I - M^-1)
         inverse = linalg.solve_triangular(factor, np.eye(len(z)), lower=True)
@@ -77,6 +80,8 @@ def _leverage(z: Float[np.ndarray, "n d"], distortion: float) -> Float[np.ndarra
 
 def _toward_mean(z: Float[np.ndarray, "n d"], distortion: float) -> Float[np.ndarray, "d"]:
     """(e I + Z'Z / n)^-1 d, d the mean of the rows of Z."""
+    from scipy import linalg  # noqa: PLC0415 - off the start of the service
+
     factor, mean = _factor(z, distortion), z.mean(axis=0)
     if len(z) < z.shape[1]:  # Woodbury
         inner = linalg.cho_solve((factor, True), z @ mean)

@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.optimize import nnls
 
 from headstart.recommend.t_noise import FREEDOM, RESIDUAL
 
@@ -59,6 +58,8 @@ def learn(
 
     `variance` is that of each error before the probes are looked at. Without a cell the weights are zero.
     """
+    from scipy.optimize import nnls  # noqa: PLC0415 - off the start of the service
+
     methods = surprise.shape[1]
     weight, precision = np.zeros(methods), np.eye(methods) / PRIOR
     for _ in range(PASSES if known.any() else 0):
