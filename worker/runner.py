@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from headstart.entities import Job, Target
+    from headstart.entities import Checkpoint, Job, Target
     from headstart.settings import Settings
     from headstart.store import Store
 
@@ -162,14 +162,14 @@ class Runner:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Interrupted(f"The scratch folder cannot be written: {error.strerror}.") from None
-        target = self._target(job)
+        checkpoint, target = self._subjects(job)
         rows = fetch_rows(self._store, target, self._options.premises.cache)
         return Order(
             job_id=job.id,
             attempt=job.attempt,
             method=job.method,
             method_version=job.method_version,
-            checkpoint=self._checkpoints.get(job.checkpoint_id),
+            checkpoint=checkpoint,
             target=target,
             params=job.params,
             seed=job.seed,
@@ -177,13 +177,16 @@ class Runner:
             rows=None if rows is None else str(rows),
         )
 
-    def _target(self, job: Job) -> Target | None:
-        """The job's target. What was known of it a minute ago will do, unless it may have got rows since."""
-        target = self._targets.get(job.target_id)
-        if target is None or target.fingerprint is not None:
-            return target
+    def _subjects(self, job: Job) -> tuple[Checkpoint | None, Target | None]:
+        """The job's checkpoint and target: as they are now for a method that reads weights and rows.
+
+        For others, what was known of them a minute ago will do.
+        """
         method = known_methods(self._options.methods).get(job.method)
-        return self._store.target(target.id) if method is not None and method.needs_rows else target
+        if method is not None and method.needs_rows:
+            self._checkpoints.forget(job.checkpoint_id)
+            self._targets.forget(job.target_id)
+        return self._checkpoints.get(job.checkpoint_id), self._targets.get(job.target_id)
 
     def _follow(self, child: Child, attempt: _Attempt, log: Any) -> str:
         """Listen to the child until the attempt has ended in one way or another."""
@@ -288,6 +291,11 @@ class _Fresh(Generic[T]):
         self._read = read
         self._known: dict[int, T] = {}
         self._until = 0.0
+
+    def forget(self, identity: int | None) -> None:
+        """Ask the store anew."""
+        if identity is not None:
+            self._known.pop(identity, None)
 
     def get(self, identity: int | None) -> T | None:
         """What is there under the id; None for none."""

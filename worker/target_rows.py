@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from headstart.failures import Interrupted
 
@@ -24,7 +25,7 @@ def fetch_rows(store: Store, target: Target | None, cache: Path) -> Path | None:
     path = cache / "rows" / f"{target.fingerprint}.parquet"
     if path.exists():
         return path
-    part = path.with_suffix(f".{os.getpid()}.part")
+    part = path.with_suffix(f".{uuid4().hex}.part")  # of this fetch alone: others may fetch the same rows
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
@@ -34,5 +35,6 @@ def fetch_rows(store: Store, target: Target | None, cache: Path) -> Path | None:
     except OSError as error:
         raise Interrupted(f"The rows of the target cannot be kept in {cache}: {error.strerror}.") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
     return path
