@@ -64,7 +64,10 @@ def finetune(start: Path, dataset: Path, rows: int, seed: int, keep: Path | None
     texts, labels = read(dataset, "train", rows)
     names = sorted(set(labels))
     model = AutoModelForSequenceClassification.from_pretrained(
-        start, num_labels=len(names), dtype=torch.float32
+        start,
+        num_labels=len(names),
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,  # of the head that the source left
     )
     encoded = [tokenizer(*text, truncation=True, max_length=LONGEST)["input_ids"] for text in texts]
     code = torch.tensor([names.index(label) for label in labels])
@@ -105,8 +108,13 @@ def damaged(start: Path, folder: Path) -> None:
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_pretrained(start, num_labels=2, dtype=torch.float32)
     layers = model.base_model.encoder.layer
-    for layer in layers[len(layers) // 2 :]:
-        layer.apply(model._init_weights)
+    with torch.no_grad():
+        for layer in layers[len(layers) // 2 :]:
+            for name, weight in layer.named_parameters():
+                if weight.ndim == 2:
+                    weight.normal_(std=model.config.initializer_range)
+                else:
+                    weight.fill_(float("LayerNorm.weight" in name))
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(start).save_pretrained(folder)
 

@@ -7,6 +7,7 @@ makes the work grow with the rows instead of with the square of the features.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,45 +22,62 @@ if TYPE_CHECKING:
 
     from headstart.workbench import Rows
 
+_NON_FINITE = "The features hold values that are NaN or infinite."
+
 
 class Stream:
     """The rows of a role in the features of one layer, in fp64 blocks, as often as they are wanted.
 
-    `features` is the checkpoint's number of them; blocks are `width` wide, the lesser of rows and features.
+    `features` is the checkpoint's number of them; blocks are `width` wide, the lesser of rows and features,
+    and less `centre`.
     """
 
     def __init__(self, rows: Rows, layer: str, features: int) -> None:
         self.rows = len(rows.labels)
         self.features = features
         self.width = min(self.rows, features)
+        self.centre: Float[np.ndarray, "w"] = np.zeros(self.width)
         self._source, self._layer = rows, layer
         self._turned = _turned(rows.array(layer)) if self.rows < features else None
+
+    def centred(self) -> Stream:
+        """The same rows less the mean of the first block, for estimators that the origin does not matter to.
+
+        Far from the origin a sum of squares has no digits left for the rows' differences.
+        """
+        found = copy(self)
+        with np.errstate(invalid="ignore"):
+            found.centre = next(block for _, block in self).mean(axis=0)
+        if not np.isfinite(found.centre).all():
+            raise NonFinite(_NON_FINITE)
+        return found
 
     def __iter__(self) -> Iterator[tuple[slice, Float[np.ndarray, "b w"]]]:
         """Each block with the positions of its rows among the labels."""
         start = 0
         blocks = self._source.blocks(self._layer) if self._turned is None else [self._turned]
         for block in blocks:
-            yield slice(start, start + len(block)), block.astype(np.float64)
+            yield slice(start, start + len(block)), np.subtract(block, self.centre, dtype=np.float64)
             start += len(block)
 
 
 def _turned(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n n"]:
     """Rows with the same inner products in n < d dimensions: X' = QR, X = R'Q'."""
     if not np.isfinite(x).all():
-        raise NonFinite("The features hold values that are NaN or infinite.")
+        raise NonFinite(_NON_FINITE)
     return np.ascontiguousarray(np.transpose(np.linalg.qr(x.T.astype(np.float64), mode="r")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moments:
-    """Sums over n rows x of w features, and over each of m weightings of the rows."""
+    """Sums over n rows x of w features, less the stream's centre, and over each of m weightings of them."""
 
     rows: int
     total: Float[np.ndarray, "w"]  # sum of x
     gram: Float[np.ndarray, "w w"]  # sum of x x'
     cross: Float[np.ndarray, "m w"]  # sum of weight times x
     quartic: float  # sum of |x - mean|^4
+    power: float  # mean |x|^2, the centre added back
 
     @property
     def mean(self) -> Float[np.ndarray, "w"]:
@@ -75,7 +93,8 @@ class Moments:
 def moments(stream: Stream, weights: Callable[[slice], Any], count: int) -> Moments:
     """Read the rows once. `weights` gives the (count, b) weights of a block, dense or sparse.
 
-    Raises NonFinite for features that are, and NotApplicable for features that do not vary.
+    `covariance` and `quartic` need a centred stream: elsewhere a mean far from 0 takes their digits.
+    Raises NonFinite for features that are, and NotApplicable for features that are all 0.
     """
     total, gram = np.zeros(stream.width), np.zeros((stream.width, stream.width))
     cross = np.zeros((count, stream.width))
@@ -88,8 +107,9 @@ def moments(stream: Stream, weights: Callable[[slice], Any], count: int) -> Mome
         norms += squares.sum(), squares @ squares
         skew += squares @ block
     if not (np.isfinite(norms).all() and np.isfinite(total).all()):
-        raise NonFinite("The features hold values that are NaN or infinite.")
-    if norms[0] <= 0:
+        raise NonFinite(_NON_FINITE)
+    power = (norms[0] + 2 * stream.centre @ total) / stream.rows + stream.centre @ stream.centre
+    if power <= 0:
         raise NotApplicable("All features of all rows are 0.")
     return Moments(
         rows=stream.rows,
@@ -97,6 +117,7 @@ def moments(stream: Stream, weights: Callable[[slice], Any], count: int) -> Mome
         gram=gram,
         cross=cross,
         quartic=_quartic(stream.rows, total, gram, norms, skew),
+        power=float(power),
     )
 
 

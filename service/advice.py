@@ -202,12 +202,12 @@ def _family_notes(board: Board, target: Target | None) -> list[str]:
     if not fitted.measured.any() and len(family.order):
         notes.append(static_in_words(family.name, family.reference))
     if target is not None and at is not None and board.probed:
-        here = fitted.probe_counts[at]
-        columns = (fitted.probe_methods, here, fitted.probe_weight, fitted.probe_cells)
+        ran, told = fitted.probe_counts[at], fitted.probe_known[at]
+        columns = (ran, fitted.probe_methods, told, fitted.probe_weight, fitted.probe_cells)
         methods = [
             (name, int(n), float(weight), int(cells))
-            for name, n, weight, cells in zip(*columns, strict=True)
-            if n
+            for here, name, n, weight, cells in zip(*columns, strict=True)
+            if here
         ]
         reference = at == fitted.reference
         notes.append(probes_in_words(board.probed, family.name, target.name, methods, reference=reference))

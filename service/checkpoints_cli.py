@@ -69,9 +69,8 @@ def add(
     path = local_path(place)
     if path is not None and revision is not None:
         raise typer.BadParameter("--revision is of the hub; a folder is what it holds.")
-    hub = {"id": place} | ({} if revision is None else {"revision": revision})
-    request: dict[str, Any] = {"path": str(path)} if path is not None else {"hub": hub}
-    request |= {"is_vanilla": vanilla} | given({"name": name, "family": family})
+    where = in_folder(path) if path is not None else on_hub(place, revision)
+    request = where | {"is_vanilla": vanilla} | given({"name": name, "family": family})
     with Client(url) as client:
         done = client.request("POST", "/checkpoints", json=request)
         if no_wait:
@@ -87,9 +86,19 @@ def add(
         show_registered(found, done["report"])
 
 
-def register(client: Client, path: Path, family: str | None, *, quiet: bool) -> dict[str, Any]:
-    """Register a folder, or find it registered, and return the checkpoint."""
-    accepted = client.request("POST", "/checkpoints", json={"path": str(path)} | given({"family": family}))
+def in_folder(path: Path) -> dict[str, Any]:
+    """What asks POST /checkpoints for a folder."""
+    return {"path": str(path)}
+
+
+def on_hub(hub_id: str, revision: str | None = None) -> dict[str, Any]:
+    """What asks POST /checkpoints for a checkpoint of the hub."""
+    return {"hub": {"id": hub_id} | given({"revision": revision})}
+
+
+def register(client: Client, where: Mapping[str, Any], family: str | None, *, quiet: bool) -> dict[str, Any]:
+    """Register what lies in a folder or on the hub, or find it registered, and return the checkpoint."""
+    accepted = client.request("POST", "/checkpoints", json={**where} | given({"family": family}))
     done = imported(client, accepted, quiet=quiet)
     found: dict[str, Any] = client.request("GET", f"/checkpoints/{done['report']['checkpoint_id']}")
     return found

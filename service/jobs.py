@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from headstart.checkpoints.place import why_no_weights
 from headstart.entities import Checkpoint, JobDraft, Target
-from headstart.errors import Conflict, HeadstartError, InvalidInput, NotFound, Problem
+from headstart.errors import Conflict, HeadstartError, InvalidInput, NotFound, Problem, nearest_names
 from service.job_schemas import MOST_JOBS
 from service.validation import invalid
 
@@ -26,6 +26,10 @@ T = TypeVar("T")
 MOST_CANDIDATES = 1000  # names looked through for the nearest one
 WEIGHED = frozenset({"features", "finetune", "loss_chains", "weights"})  # ingredients that take weights
 SHORTEST_PIECE = 2  # letters of a name that is searched for by its halves
+ADDED_BY = {  # what to do about a name that is not there
+    "checkpoint": "Register it by POST /checkpoints, or headstart checkpoints add.",
+    "target": "Add its rows by POST /targets, or headstart targets add.",
+}
 MOST_SHOWN = 10  # families or ids named in one sentence
 
 
@@ -236,7 +240,12 @@ def _check_webhook(request: JobRequest, known: Known) -> None:
 
 
 def _unknown(kind: str, name: str | int, names: Sequence[str] = ()) -> NotFound:
-    error = NotFound(kind, name, names)
+    remedy = None
+    if isinstance(name, str) and kind in ADDED_BY:
+        near = ", ".join(nearest_names(name, names))
+        listed = f"Nearest known: {near}." if near else f"Known ones are listed at GET /{kind}s."
+        remedy = f"{listed} {ADDED_BY[kind]}"
+    error = NotFound(kind, name, names, remedy=remedy)
     error.problems = (Problem(kind, error.message),)
     return error
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from headstart.checkpoints.place import is_hub_id
+from headstart.errors import NotFound
 from service import job_tables, tables
-from service.checkpoints_cli import given, local_path, register
+from service.checkpoints_cli import given, in_folder, local_path, on_hub, register
 from service.client import Client, Refused
 from service.command import DEFAULT_URL, AsJson, Url, print_json
 from service.following import HINT_SECONDS, POLL_SECONDS, START_A_WORKER, bars, hint, imported
@@ -19,18 +20,26 @@ from service.jobs_cli import followed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from rich.progress import Progress
 
 METHODS = ("linear_probe", "logme", "hscore", "knn")
 REFERENCE = "linear_probe"  # of a family
 NOT_APPLICABLE = "NotApplicable"
+MOST_LISTED = 1000  # names looked through for one
+ADD_A_TARGET = (
+    "Add its rows with: headstart targets add NAME, and --path PATH, --file FILE or --hub ID --config CONFIG."
+)
 
 
 def probe(
     *,
     checkpoint: Annotated[
-        str | None, typer.Option(metavar="PATH|NAME|ID", help="What to measure; a folder is registered.")
+        str | None,
+        typer.Option(
+            metavar="PATH|NAME|ID", help="What to measure; a folder, or OWNER/NAME of the hub, is registered."
+        ),
     ] = None,
     family: Annotated[
         str | None,
@@ -39,6 +48,9 @@ def probe(
     target: Annotated[
         str, typer.Option(metavar="NAME|PATH|ID", help="What to measure on; a file or folder is registered.")
     ],
+    target_name: Annotated[
+        str | None, typer.Option(help="Of a PATH; left out: that of the file, or of the folder it is in.")
+    ] = None,
     method: Annotated[
         list[str] | None, typer.Option(help=f"Repeatable; left out: {', '.join(METHODS)}.")
     ] = None,
@@ -56,7 +68,8 @@ def probe(
     """Probe a checkpoint on a target: scores of its frozen body, with their errors and nulls.
 
     A PATH begins with / . or ~, or holds a slash and is there; the service reads it from under one of the
-    folders in HEADSTART_ROOTS. All methods share one forward pass.
+    folders in HEADSTART_ROOTS. OWNER/NAME that the service does not know is read from the hub by a worker.
+    All methods share one forward pass.
 
     Example: headstart probe --checkpoint ./my-roberta --target rte --method logme --method knn
     """
@@ -64,7 +77,7 @@ def probe(
         raise typer.BadParameter("give --checkpoint, or --family for all of its checkpoints.")
     params = given({"layers": layers or None, "max_rows": max_rows})
     with Client(url) as client:
-        on = _target(client, target, quiet=as_json)
+        on = _target(client, target, target_name, quiet=as_json)
         if checkpoint is None:
             _probe_family(client, str(family), on, method, {"params": params, "seed": seed}, as_json=as_json)
             return
@@ -82,23 +95,50 @@ def probe(
 
 
 def _checkpoint(client: Client, text: str, family: str | None, *, quiet: bool) -> int | str:
+    """What the jobs are to name; a folder, and what the hub alone may know, is registered first."""
     if (path := local_path(text)) is not None:
-        return int(register(client, path, family, quiet=quiet)["id"])
+        return int(register(client, in_folder(path), family, quiet=quiet)["id"])
+    if "/" in text and is_hub_id(text) and not _may_be_known(client, "/checkpoints", text):
+        if not quiet:
+            hint(f"The service does not know {text!r} yet: a worker asks the hub for it.")
+        return int(register(client, on_hub(text), family, quiet=quiet)["id"])
     return int(text) if text.isdecimal() else text
 
 
-def _target(client: Client, text: str, *, quiet: bool) -> int | str:
+def _target(client: Client, text: str, name: str | None, *, quiet: bool) -> int | str:
+    """What the jobs are to name; rows of a path are added first. Refused for a name that is not there."""
     if (path := local_path(text)) is not None:
-        name = PurePath(path.name.split(".")[0]).name
-        accepted = client.request("POST", "/targets", json={"name": name, "path": str(path)})
+        request = {"name": name or target_name_of(path), "path": str(path)}
+        accepted = client.request("POST", "/targets", json=request)
         return int(imported(client, accepted, quiet=quiet)["report"]["target_id"])
-    return int(text) if text.isdecimal() else text
+    if name is not None:
+        raise typer.BadParameter("--target-name is of a PATH; a target that is there has its name.")
+    if text.isdecimal():
+        return int(text)
+    if not _may_be_known(client, "/targets", text):
+        known = [one["name"] for one in client.listed("/targets", {}, MOST_LISTED)["items"]]
+        raise Refused(f"{NotFound('target', text, known)} {ADD_A_TARGET}")
+    return text
+
+
+def target_name_of(path: Path) -> str:
+    """What rows are called: the name of their file or folder before its dots, unless it tells but a role."""
+    from headstart.targets.files import ROLE_NAMES  # noqa: PLC0415 - brings numpy, and for paths alone
+
+    names = [path.name.lstrip(".").partition(".")[0], *(above.name for above in path.parents)]
+    return next((name for name in names if name and name.lower() not in ROLE_NAMES), names[0])
+
+
+def _may_be_known(client: Client, path: str, name: str) -> bool:
+    """Whether the service lists this very name, or too many like it to tell."""
+    page = client.listed(path, {"search": name}, MOST_LISTED)
+    return page["next_page_token"] is not None or any(one["name"] == name for one in page["items"])
 
 
 def _finish(client: Client, jobs: Sequence[dict[str, Any]], *, quiet: bool) -> list[dict[str, Any]]:
     """Wait until all jobs have ended, and return them so."""
     with bars(quiet=quiet) as shown:
-        tasks = {job["id"]: shown.add_task(f"{job['method']}: waiting", total=1.0) for job in jobs}
+        tasks = {job["id"]: shown.add_task(escape(f"{job['method']}: waiting"), total=1.0) for job in jobs}
         if jobs and not quiet:
             _hint_at_worker(client, jobs[0]["id"])
         return [_follow(client, job, shown, tasks[job["id"]]) for job in jobs]

@@ -143,6 +143,7 @@ class Snapshot:
     families: dict[str, FamilySnapshot]
     targets: dict[int, Target]
     targets_by_name: dict[str, Target]
+    target_details: tuple[int, ...]  # see Store.target_details
     posterior_ids: dict[str, int]
     loaded_at: float = field(default_factory=time.time)  # seconds since the epoch
     tag: str = field(init=False)  # of all that an answer depends on, the question apart
@@ -150,9 +151,14 @@ class Snapshot:
     answers: OrderedDict[bytes, tuple[bytes, str]] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
-        """Tell snapshots apart that may answer differently: by software, posteriors and day (ages)."""
-        known = repr((__version__, sorted(self.posterior_ids.items()), int(self.loaded_at // DAY)))
+        """Tell snapshots apart that may answer differently: software, posteriors, targets, day (ages)."""
+        posteriors = sorted(self.posterior_ids.items())
+        known = repr((__version__, posteriors, self.target_details, int(self.loaded_at // DAY)))
         self.tag = f"{self.evidence_version}-{blake2b(known.encode(), digest_size=4).hexdigest()}"
+
+    def is_outdated(self, posterior_ids: dict[str, int]) -> bool:
+        """Whether its families are: by other posteriors or by a day that passed, which ages are told in."""
+        return self.posterior_ids != posterior_ids or int(self.loaded_at // DAY) != int(time.time() // DAY)
 
 
 class Snapshots:
@@ -177,28 +183,37 @@ class Snapshots:
             self._thread.join(timeout=5)
 
     def refresh(self) -> bool:
-        """Swap in a new snapshot if the store has newer posteriors or a day has passed; say whether."""
+        """Swap in a new snapshot for newer posteriors, new targets or a new day; say whether.
+
+        Where only targets were added, families stay, and their boards with them.
+        """
         newest = self._store.newest_posteriors(posterior.FORMAT)
+        details = self._store.target_details()  # read first: a target added since is seen next time
         ids = {family: one for family, (one, _) in newest.items()}
         current = self.current
-        same_day = current is not None and int(current.loaded_at // DAY) == int(time.time() // DAY)
-        if current is not None and same_day and current.posterior_ids == ids:
+        if current is not None and current.is_outdated(ids):
+            current = None
+        if current is not None and current.target_details == details:
             return False
         targets = {t.id: t for t in self._store.all_targets()}
-        families = {}
-        for name, one in sorted(ids.items()):
-            row = self._store.posterior(one)
-            fitted = posterior.from_bytes(row.payload)
-            families[name] = FamilySnapshot(name, fitted, self._store.catalogue(name), targets)
+        if current is not None and current.targets.items() <= targets.items():
+            families = current.families
+        else:
+            families = {name: self._family(name, one, targets) for name, one in sorted(ids.items())}
         self.current = Snapshot(
             evidence_version=max((version for _, version in newest.values()), default=0),
             families=families,
             targets=targets,
             targets_by_name={t.name: t for t in targets.values()},
+            target_details=details,
             posterior_ids=ids,
         )
         gc.freeze()  # a catalogue of a million names is for the collector to pass over, not to visit
         return True
+
+    def _family(self, name: str, posterior_id: int, targets: dict[int, Target]) -> FamilySnapshot:
+        fitted = posterior.from_bytes(self._store.posterior(posterior_id).payload)
+        return FamilySnapshot(name, fitted, self._store.catalogue(name), targets)
 
     def _watch(self) -> None:
         self._guarded(self._warm)

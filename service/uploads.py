@@ -40,7 +40,8 @@ def check_source(source: str, roots: Sequence[Path]) -> str:
         path = Path(source).resolve()
         allowed = any(path.is_relative_to(root.resolve()) for root in roots)
         there = allowed and path.exists()
-    except OSError:  # a name too long, a loop of links
+        str(path).encode()  # a link may lead to a name that is not UTF-8
+    except (OSError, RuntimeError, ValueError):  # a name too long, a loop of links
         raise invalid("source", f"The path {source[:200]!r} cannot be resolved. Check it.") from None
     if not allowed:
         raise Forbidden(

@@ -6,6 +6,7 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 import transformers
 from torch import nn
 
@@ -14,12 +15,12 @@ from worker.building import build, hidden_layers, is_causal
 from worker.configs import read_config
 from worker.reading import told_as
 from worker.tokenizer import load_tokenizer, tokenizer_digest
+from worker.trial import LONG, try_out, watch
 from worker.weights import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    import torch
     from torch.utils.hooks import RemovableHandle
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -42,8 +43,9 @@ class Body:
     tokenizer_digest: str
     classify: Callable[[Any], torch.Tensor] | None  # from the model's output to logits [b, z]; None: no head
     architecture: str  # model type: "bert", "t5", ...
-    layers: int  # L hidden layers that `tap` can tell apart
-    dimension: int  # d
+    modules: tuple[nn.Module, ...]  # the L hidden layers in order; none where they cannot be told apart
+    dimension: int  # d of the last hidden state
+    padded: bool  # texts of several lengths may share a batch: padding does not reach into them
     pooling: Pooling  # default: the last token of a causal body, else the mean
     causal: bool  # a token sees only those before it
     most_tokens: int | None  # positions it can take; None: any
@@ -52,6 +54,11 @@ class Body:
     takes_types: bool  # token_type_ids make a difference; others must not be passed
     loading: dict[str, Any]  # "missing", "unexpected": names of tensors; "head": "used", or why there is none
 
+    @property
+    def layers(self) -> int:
+        """L: how many hidden layers `tap` can tell apart."""
+        return len(self.modules)
+
 
 def load_body(files: CheckpointFiles, device: torch.device, dtype: torch.dtype, *, with_head: bool) -> Body:
     """The body of a checkpoint on a device; of an encoder-decoder, the encoder half.
@@ -59,10 +66,10 @@ def load_body(files: CheckpointFiles, device: torch.device, dtype: torch.dtype, 
     With its source head, if it has one: where the checkpoint is a classifier that chooses one of two or more
     labels, and no encoder-decoder (those classify by their decoder). Nothing is fetched, no code of the
     checkpoint runs, and nothing large is allocated before the configuration agrees with the weights' header.
-    Attention is torch's own (sdpa) where the architecture has it.
+    Attention is torch's own (sdpa) where the architecture has it. See also `try_out`.
 
     Raises: Refused (broken or lying files, code of its own), NotApplicable (no text model, an unknown one,
-    quantised weights), OutOfMemory.
+    quantised weights, a forward pass that fails), OutOfMemory.
     """
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()  # what it would say is in `loading`
@@ -76,9 +83,14 @@ def load_body(files: CheckpointFiles, device: torch.device, dtype: torch.dtype, 
     vocabulary = int(backbone.get_input_embeddings().num_embeddings)
     pad_id = _pad_id(tokenizer, vocabulary)
     causal = is_causal(config)
-    model.config.use_cache = backbone.config.use_cache = False
+    for inner in (model.config, backbone.config):
+        inner.return_dict, inner.use_cache = True, False
+        inner.output_hidden_states = inner.output_attentions = False
     if causal:
         model.config.pad_token_id = pad_id  # by which the head of a decoder finds a text's last token
+    most_tokens = _most_tokens(backbone)
+    text = _unpadded(min(LONG, most_tokens or LONG), pad_id, vocabulary).to(device)
+    trial = try_out(backbone, hidden_layers(backbone)[1], text, pad_id)
     return Body(
         model=model,
         backbone=backbone,
@@ -86,21 +98,17 @@ def load_body(files: CheckpointFiles, device: torch.device, dtype: torch.dtype, 
         tokenizer_digest=tokenizer_digest(files.folder, config),
         classify=_logits if built.head == "used" else None,
         architecture=config.model_type,
-        layers=len(hidden_layers(backbone)[1]),
-        dimension=int(backbone.config.hidden_size),
+        modules=trial.layers,
+        dimension=trial.dimension,
+        padded=trial.padded,
         pooling="last" if causal else "mean",
         causal=causal,
-        most_tokens=_most_tokens(backbone),
+        most_tokens=most_tokens,
         vocabulary=vocabulary,
         pad_id=pad_id,
         takes_types=_takes_types(backbone),
         loading={"missing": built.missing, "unexpected": built.unexpected, "head": built.head},
     )
-
-
-def layer_modules(body: Body) -> Sequence[nn.Module]:
-    """The L hidden layers in order; none where the architecture keeps them in no list of that length."""
-    return hidden_layers(body.backbone)[1]
 
 
 def tap(body: Body, layer: str, see: Callable[[torch.Tensor], None]) -> RemovableHandle:
@@ -111,25 +119,19 @@ def tap(body: Body, layer: str, see: Callable[[torch.Tensor], None]) -> Removabl
 
     Raises NotApplicable for a layer that the body does not have.
     """
-    handle: RemovableHandle
     if layer == "last":
-        handle = body.backbone.register_forward_hook(lambda _module, _args, output: see(output[0]))
-        return handle
-    modules = layer_modules(body)
+        return watch(body.backbone, see)
     number = int(layer)
-    if not modules or number > len(modules):
+    if not body.modules or number > body.layers:
         raise NotApplicable(
-            f"There is no layer {layer}: of this {body.architecture} {len(modules)} can be told apart.",
+            f"There is no layer {layer}: of this {body.architecture} {body.layers} can be told apart.",
             "Ask for 'last', or for a layer that the checkpoint has.",
         )
-    if number == 0:
-        handle = modules[0].register_forward_pre_hook(
-            lambda _module, args, named: see(args[0] if args else named["hidden_states"]), with_kwargs=True
-        )
-    else:
-        handle = modules[number - 1].register_forward_hook(
-            lambda _module, _args, output: see(output[0] if isinstance(output, tuple) else output)
-        )
+    if number > 0:
+        return watch(body.modules[number - 1], see)
+    handle: RemovableHandle = body.modules[0].register_forward_pre_hook(
+        lambda _module, args, named: see(args[0] if args else named["hidden_states"]), with_kwargs=True
+    )
     return handle
 
 
@@ -142,6 +144,11 @@ def _pad_id(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> int:
     """Any id does under a mask, and no embedding is added for it; a head's decoder looks for this one."""
     known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return next(token for token in known if token is not None and token < vocabulary)
+
+
+def _unpadded(length: int, pad_id: int, vocabulary: int) -> torch.Tensor:
+    """Tokens [t] that the embeddings have, none of them the padding."""
+    return (pad_id + 1 + torch.arange(length) % max(1, vocabulary - 1)) % vocabulary
 
 
 def _most_tokens(backbone: PreTrainedModel) -> int | None:

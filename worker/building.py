@@ -113,7 +113,7 @@ def _model_class(config: PretrainedConfig, *, classifier: bool) -> type[PreTrain
     mapping = auto.MODEL_MAPPING
     if classifier:
         mapping = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-    elif config.is_encoder_decoder and kind in auto.MODEL_FOR_TEXT_ENCODING_MAPPING:
+    elif kind in auto.MODEL_FOR_TEXT_ENCODING_MAPPING:
         mapping = auto.MODEL_FOR_TEXT_ENCODING_MAPPING
     found: Any = mapping[kind]
     chosen: type[PreTrainedModel] = found[0] if isinstance(found, tuple) else found

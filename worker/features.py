@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     Report = Callable[[float, str, str], None]
 
-FORMAT = 1  # raised whenever equal inputs could give other features
+FORMAT = 2  # raised whenever equal inputs could give other features
 TOKENS_SHARE = 0.05  # of a role's progress
 SHOWN_KEYS = 5  # of missing and unexpected tensors, in the facts
 _ABOUT = "about"
@@ -140,15 +140,16 @@ class FrozenFeatures:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """How the features came about, of the roles asked for so far: counts and seconds are sums over them.
+        """How the features came about, of the roles asked for so far.
 
-        `truncated` is a share of the rows. Seconds are those of the passes that made the features; `cached`
-        says that this job spent none of them.
+        Counts and seconds are sums over the passes that made the layers asked for: a row that went through
+        two of them counts twice. `rows` are those of each role, and `truncated` is a share. `padded` says
+        that texts of several lengths could share a batch, `cached` that this job ran none of the passes.
         """
-        passes = {role: found.facts for role, found in self._found.items()}
+        passes = [facts for found in self._found.values() for facts in found.passes]
 
         def total(name: str) -> Any:
-            return sum(facts[name] for facts in passes.values())
+            return sum(facts[name] for facts in passes)
 
         seconds = {name: round(total(name), 3) for name in _SECONDS}
         return {
@@ -163,12 +164,13 @@ class FrozenFeatures:
             "layers": list(self._spec.layers),
             "dimension": self.dimension,
             "max_tokens": self._max_tokens,
-            "rows": {role: facts["rows"] for role, facts in passes.items()},
+            "rows": {role: found.passes[0]["rows"] for role, found in self._found.items()},
             "tokens": total("tokens"),
             "padded_tokens": total("padded_tokens"),
+            "padded": all(facts["padded"] for facts in passes),
             "truncated": total("truncated") / max(1, total("rows")),
             **seconds,
-            "batch_tokens": min((facts["batch_tokens"] for facts in passes.values()), default=None),
+            "batch_tokens": min((facts["batch_tokens"] for facts in passes), default=None),
             "out_of_memory_retries": total("out_of_memory_retries"),
             "cached": bool(passes) and all(found.cached for found in self._found.values()),
         }
@@ -194,13 +196,18 @@ class FrozenFeatures:
     def _find(self, role: Role, count: int) -> _Found:
         """The features of a role from the cache, or from a forward pass for the layers that are not there."""
         entry = self._cache.open("features", self._key(role, count))
-        cached = not self._missing(entry)
-        if not cached:
+        cached = True
+        if self._missing(entry):
             with entry.making(self._wait) as making:
                 if missing := self._missing(entry):
+                    cached = False
                     making.keep(self._pass(making.folder, role, count, missing))
-        facts = entry.facts(_part(self._spec.layers[0])) or {}
-        return _Found(StoredRows(entry, self._rows, role, count), entry, facts, cached)
+        passes: list[dict[str, Any]] = []
+        for layer in self._spec.layers:
+            facts = entry.facts(_part(layer))
+            if facts is not None and facts not in passes:  # seconds tell passes apart
+                passes.append(facts)
+        return _Found(StoredRows(entry, self._rows, role, count), entry, passes, cached)
 
     def _pass(self, folder: Path, role: Role, count: int, missing: list[str]) -> dict[str, Any]:
         body = self._body()
@@ -287,12 +294,17 @@ SHELF = Shelf()  # of this process
 class _Found:
     rows: StoredRows
     entry: Entry
-    facts: dict[str, Any]  # of the pass that made the first layer of the spec
-    cached: bool
+    passes: list[dict[str, Any]]  # facts of each pass that made a layer of the spec
+    cached: bool  # this job ran none of them
 
 
 def _check_layers(spec: FeatureSpec, about: About) -> None:
     for layer in spec.layers:
+        if layer != LAST and about.layers == 0:
+            raise NotApplicable(
+                f"There is no layer {layer}: those of this {about.architecture} cannot be told apart.",
+                "Ask for 'last'.",
+            )
         if layer not in {LAST, MEAN} and int(layer) > about.layers:
             raise NotApplicable(
                 f"There is no layer {layer}: this {about.architecture} has {about.layers}.",

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from headstart.failures import NonFinite, OutOfMemory, Refused
+from headstart.failures import NonFinite, NotApplicable, OutOfMemory, Refused
 from headstart.workbench import LAST, MEAN
 from worker.bodies import tap
-from worker.reading import is_out_of_memory
+from worker.reading import is_out_of_memory, told_as
+from worker.trial import forward_fails
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 # Tokens in a batch, padding included. On a CPU larger ones fall out of its cache: MiniLM was 5 % slower with
 # 4096 and 40 % with 16384. On CUDA the number was not measured; it is meant to fill the device and to fit.
 BUDGETS = {"cpu": 2048, "cuda": 65_536}
+_ASK_LAST = "Ask for the layer 'last'."
 SOURCE = "source"  # names the source head's probabilities, beside the layers
 
 
@@ -44,9 +46,11 @@ class Budget:
     tokens: int
     retries: int = 0
 
-    def fitting(self, lengths: Int[np.ndarray, "n"], start: int) -> int:
-        """How many rows from `start` on, longest first, make a batch: at least one."""
-        return min(len(lengths) - start, max(1, self.tokens // int(lengths[start])))
+    def fitting(self, lengths: Int[np.ndarray, "n"], start: int, *, padded: bool) -> int:
+        """How many rows from `start` on, longest first, make a batch; equally long ones if not padded."""
+        most = max(1, self.tokens // int(lengths[start]))
+        batch = lengths[start : start + most]
+        return len(batch) if padded else int(np.count_nonzero(batch == lengths[start]))
 
     def halve(self, rows: int, length: int) -> None:
         """A batch of so many rows of that length did not fit."""
@@ -65,8 +69,8 @@ def run_pass(
     """Write what `files` names in fp32, in the order of the rows, and return the facts.
 
     Its names are layers as in FeatureSpec, and SOURCE for the probabilities of a body's source head. Raises:
-    NonFinite, OutOfMemory, NotApplicable (no such layer), Refused (tokens that the embeddings do not have),
-    and what `report` raises.
+    NonFinite, OutOfMemory, NotApplicable (no such layer, or not [b, t, d]; a pass that fails), Refused
+    (tokens that the embeddings do not have), and what `report` raises.
     """
     if tokens.largest >= body.vocabulary:
         raise Refused(
@@ -76,12 +80,12 @@ def run_pass(
     started = time.monotonic()
     order = np.argsort(-tokens.lengths, kind="stable")
     lengths = tokens.lengths[order]
-    start, done, padded = 0, 0, 0
+    start, done, padded, retries = 0, 0, 0, budget.retries
     with ExitStack() as opened, torch.inference_mode():
         out = {name: opened.enter_context(_RowFile(path)) for name, path in files.items()}
         while start < len(order):
             report(done / lengths.sum(), "features", f"{start} of {len(order)} rows")
-            rows = order[start : start + budget.fitting(lengths, start)]
+            rows = order[start : start + budget.fitting(lengths, start, padded=body.padded)]
             found = _unless_out_of_memory(partial(_pooled, body, tokens, rows, pooling, out))
             if found is None:
                 _back_off(budget, body, len(rows), int(lengths[start]))
@@ -96,9 +100,10 @@ def run_pass(
         "rows": len(order),
         "tokens": done,
         "padded_tokens": padded,
+        "padded": body.padded,
         "forward_seconds": time.monotonic() - started,
         "batch_tokens": budget.tokens,
-        "out_of_memory_retries": budget.retries,
+        "out_of_memory_retries": budget.retries - retries,
     }
 
 
@@ -125,9 +130,13 @@ def _pooled(
     mask = inputs["attention_mask"].bool()
     layers = set(names) - {SOURCE}
     averaged = _averaged(body) if MEAN in layers else ()
+    wanted = {*averaged, *layers} - {MEAN}
     found: dict[str, torch.Tensor] = {}
+    fired: list[str] = []
 
     def take(layer: str, hidden: torch.Tensor) -> None:
+        fired.append(layer)
+        _check_shape(body, layer, hidden, mask)
         pooled = pool(hidden, mask, pooling)
         if layer in averaged:
             found[MEAN] = found[MEAN] + pooled if MEAN in found else pooled
@@ -135,14 +144,28 @@ def _pooled(
             found[layer] = pooled
 
     with ExitStack() as taps:
-        for layer in {*averaged, *layers} - {MEAN}:
+        for layer in wanted:
             taps.enter_context(tap(body, layer, partial(take, layer)))
-        output = body.model(**inputs)
+        with told_as(NotApplicable, *forward_fails(body.architecture, mask.shape[1])):
+            output = body.model(**inputs)
+    if sorted(fired) != sorted(wanted):
+        raise NotApplicable(
+            f"The layers of this {body.architecture} do not run once each in a forward pass.", _ASK_LAST
+        )
     if MEAN in found:
         found[MEAN] = found[MEAN] / len(averaged)
     if body.classify is not None and SOURCE in names:
         found[SOURCE] = body.classify(output).float().softmax(-1)
     return {name: values.cpu().numpy() for name, values in found.items()}
+
+
+def _check_shape(body: Body, layer: str, hidden: torch.Tensor, mask: Bool[torch.Tensor, "b t"]) -> None:
+    if hidden.shape != (*mask.shape, body.dimension):
+        raise NotApplicable(
+            f"Layer {layer} of this {body.architecture} gives the shape {tuple(hidden.shape)} where "
+            f"{(*mask.shape, body.dimension)} was expected.",
+            _ASK_LAST,
+        )
 
 
 def _averaged(body: Body) -> tuple[str, ...]:

@@ -17,11 +17,11 @@ def hub_importers() -> Mapping[str, Importer]:
     """The importers that this process can run, by the kind of import; the others wait for another worker."""
     found: dict[str, Importer] = {}
     if find_spec("huggingface_hub") is not None:
-        from worker import hub_checkpoints  # noqa: PLC0415 - heavy, and off the start
+        from worker.hub_checkpoints import IMPORTERS as CHECKPOINTS  # noqa: PLC0415 - heavy, off the start
 
-        found |= hub_checkpoints.IMPORTERS
+        found |= CHECKPOINTS
     if find_spec("datasets") is not None:
-        from worker import hub_datasets  # noqa: PLC0415
+        from worker.hub_datasets import IMPORTERS as TARGETS  # noqa: PLC0415
 
-        found |= hub_datasets.IMPORTERS
+        found |= TARGETS
     return found

@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from headstart.workbench import Role
     from worker.cache import Cache, Entry
 
-FORMAT = 1  # raised whenever the same rows could give other tokens
-SAFE_CHARACTERS = 20  # per token asked for, of a text that is looked at: no language needs as many
+FORMAT = 2  # raised whenever the same rows could give other tokens
+SAFE_CHARACTERS = 20  # per token asked for, of a text that is looked at first: no language needs as many
 MARGIN_CHARACTERS = 1000
+LONGER = 16  # times as many are looked at where those gave too few tokens: blanks, or words unknown by length
+_CALLED = {"return_attention_mask": False, "verbose": False}
 CALL_ROWS = 1024  # tokenised at a time: enough for all threads
 _REMEDY = "Save the tokenizer again, with a token for what it does not know."
 _IDS, _ENDS, _TYPES = "ids.i32", "ends.i64", "types.u8"
@@ -126,7 +128,8 @@ def write_tokens(
     """Tokenise the texts, or pairs, into the files of a folder, and return the facts to keep with them.
 
     Pairs are put together, and cut longest first, by the tokenizer itself. A text too long by characters for
-    any of its end to be kept is cut before, and counts as truncated. A text without tokens gets one.
+    any of its end to be kept is cut before: where its beginning has tokens enough, or after LONGER times as
+    many characters. What was cut counts as truncated. A text without tokens gets one.
     """
     started = time.monotonic()
     typed = "token_type_ids" in tokenizer.model_input_names
@@ -170,29 +173,26 @@ class _Tokenised:
 def _tokenise(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], others: Sequence[str] | None, max_tokens: int
 ) -> _Tokenised:
-    most = SAFE_CHARACTERS * max_tokens + MARGIN_CHARACTERS
-    left = tokenizer.truncation_side == "left"
-    kept = [_cut(text, most, left=left) for text in texts]
-    kept_others = None if others is None else [_cut(text, most, left=left) for text in others]
-    called = {"return_attention_mask": False, "verbose": False}
+    kept = _cut_all(tokenizer, texts, max_tokens)
+    kept_others = None if others is None else _cut_all(tokenizer, others, max_tokens)
     found = tokenizer(
         kept,
         kept_others,
         truncation="longest_first",
         max_length=max_tokens,
         return_token_type_ids=others is not None,
-        **called,
+        **_CALLED,
     )
     ids: list[list[int]] = found["input_ids"]
     types: list[list[int]] = found["token_type_ids"] if others is not None else []
-    cut = {row for row, text in enumerate(texts) if len(text) > most}
-    cut |= {row for row, text in enumerate(others or ()) if len(text) > most}
+    cut = {row for row, text in enumerate(texts) if len(text) > len(kept[row])}
+    cut |= {row for row, text in enumerate(others or ()) if len(text) > len((kept_others or ())[row])}
     full = [row for row, row_ids in enumerate(ids) if len(row_ids) >= max_tokens and row not in cut]
     if full:  # as long as may be: by nature, or because they were cut?
         whole = tokenizer(
             [kept[row] for row in full],
             None if kept_others is None else [kept_others[row] for row in full],
-            **called,
+            **_CALLED,
         )["input_ids"]
         cut |= {row for row, row_ids in zip(full, whole, strict=True) if len(row_ids) > max_tokens}
     for row in [row for row, row_ids in enumerate(ids) if not row_ids]:
@@ -200,6 +200,22 @@ def _tokenise(
         if types:
             types[row] = [0]
     return _Tokenised(ids, types, len(cut))
+
+
+def _cut_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int) -> list[str]:
+    """The texts; a long one without what cannot count, because more than `max_tokens` come before it."""
+    most = SAFE_CHARACTERS * max_tokens + MARGIN_CHARACTERS
+    left = tokenizer.truncation_side == "left"
+    kept = list(texts)
+    long = [row for row, text in enumerate(texts) if len(text) > most]
+    for row in long:
+        kept[row] = _cut(texts[row], most, left=left)
+    if long:
+        found = tokenizer([kept[row] for row in long], add_special_tokens=False, **_CALLED)["input_ids"]
+        for row, ids in zip(long, found, strict=True):
+            if len(ids) <= max_tokens:
+                kept[row] = _cut(texts[row], LONGER * most, left=left)
+    return kept
 
 
 def _cut(text: str, most: int, *, left: bool) -> str:

@@ -58,10 +58,15 @@ def check_config(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any])
 
 
 def check_shapes(config: Mapping[str, Any], headers: Sequence[Header]) -> None:
-    """Refuse weights that are not those of the config, where that is cheap to see. Raises InvalidInput."""
+    """Refuse weights that are none, or not those of the config where that is cheap to see: InvalidInput."""
     if not headers:
         return
     tensors = tensors_of(headers)
+    if parameters_of(config, headers) == 0:
+        raise InvalidInput(
+            f"The weights hold {len(tensors)} tensors and no parameter. Save the checkpoint again with "
+            "save_pretrained."
+        )
     for name, tensor in tensors.items():
         if _EMBEDDING.search(name) and len(tensor.shape) == 2:
             _check_embedding(config, name, tensor)
@@ -138,7 +143,7 @@ def head_of(architecture: str | None, labels: int | None, *, labelled: bool = Fa
 def labels_of(config: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of a head's labels, in their order."""
     told = config.get("id2label")
-    if not isinstance(told, dict) or not all(str(key).isdecimal() for key in told):
+    if not isinstance(told, dict) or not all(re.fullmatch(r"[0-9]{1,12}", key) for key in told):
         return ()
     return tuple(clean(told[key]) for key in sorted(told, key=int))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.checkpoints.safetensors import COPY_AGAIN, Header, read_header
+from headstart.checkpoints.safetensors import COPY_AGAIN, Header, check_tensors, read_header
 from headstart.errors import Forbidden, InvalidInput, Unreachable
 
 if TYPE_CHECKING:
@@ -48,11 +48,12 @@ class Incomplete(InvalidInput):
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder that holds a checkpoint: every path is resolved and lies under the roots."""
+    """A folder that holds a checkpoint: every path is a regular file that lies under the roots."""
 
     path: Path
     tokenizer: tuple[Path, ...]
     weights: tuple[Path, ...]  # all shards
+    card: Path | None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -78,7 +79,12 @@ def find_folder(path: Path, roots: Sequence[Path], *, pickles: bool) -> Folder:
     there = {name for name in names if (folder / name).is_file()}
     weights = weights_of(there, lambda index: read_object(folder / index, MOST_INDEX_BYTES), pickles=pickles)
     tokenizer = check_names(there, weights)
-    return Folder(folder, tuple(map(folder.joinpath, tokenizer)), tuple(map(folder.joinpath, weights)))
+    return Folder(
+        path=folder,
+        tokenizer=tuple(map(folder.joinpath, tokenizer)),
+        weights=tuple(map(folder.joinpath, weights)),
+        card=folder / CARD if CARD in there else None,
+    )
 
 
 def check_names(there: Iterable[str], weights: Sequence[str]) -> list[str]:
@@ -143,7 +149,7 @@ def parse_object(text: bytes, name: str, most_bytes: int) -> dict[str, Any]:
 
 def headers_of(folder: Folder) -> tuple[Header, ...]:
     """The header of each safetensors file; of pickles nothing is read. Raises InvalidInput, Unreachable."""
-    found = []
+    found: list[Header] = []
     for path in folder.weights:
         if path.suffix == ".safetensors":
             try:
@@ -151,6 +157,7 @@ def headers_of(folder: Folder) -> tuple[Header, ...]:
                     found.append(read_header(file, os.fstat(file.fileno()).st_size, path.name))
             except OSError as error:
                 raise Unreachable(f"{path.name} cannot be read: {error.strerror}.") from error
+            check_tensors(sum(len(header.tensors) for header in found), "The checkpoint")
     return tuple(found)
 
 
@@ -208,7 +215,7 @@ def _shards(index: str, told: dict[str, Any]) -> tuple[str, ...]:
     if not names or len(names) > MOST_SHARDS:
         raise InvalidInput(f"{index} names {len(names)} files. {COPY_AGAIN}")
     for name in names:
-        if Path(name).name != name or not name.endswith(ending) or "\\" in name:
+        if Path(name).name != name or not name.endswith(ending) or "\\" in name or not name.isprintable():
             what = f"{name[:80]!r}, which is no {ending} file beside it"
             raise InvalidInput(f"{index} names {what}. {COPY_AGAIN}")
     return tuple(sorted(names))

@@ -2,7 +2,8 @@
 
 Its revision is the digest of the files that make it. Where the store knows a checkpoint of this family and
 name without a revision (from published scores), that one is completed: its evidence is this checkpoint's.
-Files that are registered already keep the name they have, unless another is given.
+Files that are registered already keep the name and family they have (the oldest of those they have, in the
+family given if one is), unless another name is given.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from headstart.checkpoints.describe import (
     parameters_of,
 )
 from headstart.checkpoints.files import (
-    CARD,
     CONFIG,
     MOST_CONFIG_BYTES,
     TOKENIZER_CONFIG,
@@ -29,7 +29,7 @@ from headstart.checkpoints.files import (
     headers_of,
     read_object,
 )
-from headstart.checkpoints.lineage import Base, Lineage, base_of, lineage_of, same_name
+from headstart.checkpoints.lineage import Base, Lineage, base_of, family_of, lineage_of, same_name
 from headstart.checkpoints.place import FOLDER, place_of
 from headstart.entities import CheckpointDraft, ImportBatch, ImportReport
 from headstart.errors import Conflict, InvalidInput
@@ -37,6 +37,7 @@ from headstart.errors import Conflict, InvalidInput
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from headstart.checkpoints.files import Folder
     from headstart.checkpoints.safetensors import Header
     from headstart.entities import Checkpoint
     from headstart.evidence.ingest import Errand
@@ -75,7 +76,7 @@ def import_folder(errand: Errand) -> ImportBatch:
         name=str(folder.path),
         pin=digest,
         config=config,
-        card=_card_of(folder.path),
+        card=_card_of(folder),
         headers=headers,
         details={
             "source": FOLDER,
@@ -97,14 +98,21 @@ def batch_of(found: Found, params: Mapping[str, Any], store: Store) -> ImportBat
     if name is None and (known := _registered(found.pin, family, store)) is not None:
         name, family = known.name, known.family
     name = checked_name(name or found.name)
-    base = base_of(name, found.card, found.config)
+    families = [one.name for one in store.families()]
+
+    def named(name: str) -> Sequence[Checkpoint]:
+        return store.checkpoints_named([name]).get(name, ())
+
+    base = base_of(
+        name, found.card, found.config, is_known=lambda hint: family_of(hint, families, named) is not None
+    )
     lineage = lineage_of(
         name,
         base,
         family=family,
         is_vanilla=bool(params.get("is_vanilla")),
-        families=[family.name for family in store.families()],
-        named=lambda name: store.checkpoints_named([name]).get(name, ()),
+        families=families,
+        named=named,
     )
     name, revision, lineage = _identity(
         name, found.pin, lineage, store, insists=bool(params.get("is_vanilla"))
@@ -143,9 +151,11 @@ def checked_name(name: str) -> str:
     return name
 
 
-def _card_of(folder: Path) -> dict[str, list[str]]:
+def _card_of(folder: Folder) -> dict[str, list[str]]:
+    if folder.card is None:
+        return {}
     try:
-        with (folder / CARD).open("rb") as file:
+        with folder.card.open("rb") as file:
             return read_card(file.read(MOST_BYTES).decode("utf-8", "replace"))
     except OSError:
         return {}
@@ -172,9 +182,8 @@ def _identity(
 
 
 def _registered(pin: str, family: str | None, store: Store) -> Checkpoint | None:
-    """The checkpoint that these very files were registered as, in this family or in any, if it is one."""
-    known = [one for one in store.checkpoints_pinned(pin) if family is None or one.family == family]
-    return known[0] if len(known) == 1 else None
+    """The oldest checkpoint that these very files were registered as, in this family or, if None, in any."""
+    return next((one for one in store.checkpoints_pinned(pin) if family in (None, one.family)), None)
 
 
 def _vanilla_of(family: str, store: Store) -> Checkpoint | None:

@@ -5,7 +5,8 @@ The rule, first match wins; each step looks once and follows nothing further:
 1. The family that was given.
 2. The one family in which the store holds a checkpoint of its name already.
 3. What the checkpoint says it came from: the one `base_model` of its card; if the card names none, the
-   `_name_or_path` of its config, if that has the form of a hub id (OWNER/NAME) and not of a path. Where the
+   `_name_or_path` of its config, if that has the form of a hub id (OWNER/NAME) and not of a path; a bare
+   NAME, as older configs have it, could be any folder and counts only where the store knows it. Where the
    store holds a checkpoint of that name in one family alone, it is that family; else the family is named
    like the base, which is its vanilla.
 4. Its own name: it is the vanilla.
@@ -28,12 +29,11 @@ if TYPE_CHECKING:
     from headstart.entities import Checkpoint
 
 # the owners of what the hub once called "bert-base-uncased", "roberta-base", "gpt2" ...
-FILED_UNDER = frozenset(
-    (
-        *("albert", "almanach", "distilbert", "facebookai"),
-        *("google-bert", "google-t5", "openai-community", "xlnet"),
-    )
+FILED_UNDER = (
+    *("albert", "almanach", "distilbert", "FacebookAI"),
+    *("google-bert", "google-t5", "openai-community", "xlnet"),
 )
+_FILED_UNDER = frozenset(map(str.casefold, FILED_UNDER))
 _NO_OWNERS = frozenset(  # folders that weights are trained into
     (
         *("checkpoint", "checkpoints", "data", "experiments", "home", "model", "models", "out", "output"),
@@ -66,8 +66,17 @@ def same_name(one: str, other: str) -> bool:
     return _plain(one) == _plain(other)
 
 
-def base_of(name: str, card: Mapping[str, Sequence[str]], config: Mapping[str, Any]) -> Base | None:
-    """What the checkpoint called `name` says it came from, if it names one."""
+def base_of(
+    name: str,
+    card: Mapping[str, Sequence[str]],
+    config: Mapping[str, Any],
+    *,
+    is_known: Callable[[str], bool],
+) -> Base | None:
+    """What the checkpoint called `name` says it came from, if it names one.
+
+    `is_known`: whether the store knows a family of a bare name, as `family_of` tells.
+    """
     named = list(dict.fromkeys(card.get("base_model", ())))
     if named:
         only = named[0] if len(named) == 1 and is_hub_id(named[0]) else None
@@ -75,8 +84,8 @@ def base_of(name: str, card: Mapping[str, Sequence[str]], config: Mapping[str, A
     hint = config.get("_name_or_path")
     if not isinstance(hint, str) or not is_hub_id(hint) or same_name(hint, name):
         return None
-    owner, slash, last = hint.partition("/")
-    if not slash or owner.lower() in _NO_OWNERS or _STEP.fullmatch(last.lower()):
+    first, slash, last = hint.lower().partition("/")
+    if first in _NO_OWNERS or _STEP.fullmatch(last or first) or not (slash or is_known(hint)):
         return None
     return Base(hint, "config")
 
@@ -105,8 +114,22 @@ def lineage_of(
         return Lineage(family, is_vanilla or same_name(name, family))
     if base is None or is_vanilla:
         return Lineage(_known(name, families) or name, is_vanilla=True)
-    known = _holding(named(base.name)) or _known(base.name, families)
+    known = family_of(base.name, families, named)
     return Lineage(known or base.name, is_vanilla=False, vanilla=None if known else base.name)
+
+
+def family_of(name: str, families: Iterable[str], named: Callable[[str], Sequence[Checkpoint]]) -> str | None:
+    """The family that a checkpoint of this name is in, or that is called so, where the store knows one."""
+    held = (_holding(named(spelling)) for spelling in _spellings(name))
+    return next(filter(None, held), None) or _known(name, families)
+
+
+def _spellings(name: str) -> tuple[str, ...]:
+    """The name, and what the hub called it before or since: without the owner, or with any of them."""
+    owner, slash, last = name.partition("/")
+    if not slash:
+        return (name, *(f"{owner}/{name}" for owner in FILED_UNDER))
+    return (name, last) if owner.casefold() in _FILED_UNDER else (name,)
 
 
 def _holding(checkpoints: Sequence[Checkpoint]) -> str | None:
@@ -125,4 +148,4 @@ def _known(name: str, families: Iterable[str]) -> str | None:
 
 def _plain(name: str) -> str:
     owner, slash, last = name.casefold().partition("/")
-    return last if slash and owner in FILED_UNDER else name.casefold()
+    return last if slash and owner in _FILED_UNDER else name.casefold()

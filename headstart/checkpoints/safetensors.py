@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LENGTH_BYTES = 8
-MOST_HEADER_BYTES = 25_000_000  # what the hub reads at most; 100,000 tensors take 10 MB
+MOST_HEADER_BYTES = 25_000_000  # what the hub reads at most
+MOST_TENSORS = 100_000  # of a checkpoint; they take 10 MB of header
 MOST_AXES = 16
 BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
@@ -70,8 +71,15 @@ def read_header(file: BinaryIO, size: int, name: str) -> Header:
         raise _broken(name, "ends within its header")
     told = _parsed(text, name)
     told.pop("__metadata__", None)
+    check_tensors(len(told), name)
     data_at = LENGTH_BYTES + length
     return Header(_checked(told, size - data_at, name), data_at)
+
+
+def check_tensors(count: int, name: str) -> None:
+    """Raise InvalidInput for more tensors than a checkpoint may have."""
+    if count > MOST_TENSORS:
+        raise _broken(name, f"holds {count} tensors, over the {MOST_TENSORS} that are read")
 
 
 def _checked(told: dict[str, Any], data_bytes: int, name: str) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from headstart.errors import Forbidden, InvalidInput, Unreachable
+from headstart.errors import Forbidden, HeadstartError, InvalidInput, Unreachable
 from headstart.evidence.streams import Chunks, RawFile, too_many_bytes, unpacked
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ UPLOAD = "upload"
 """The `source` of an import whose bytes were uploaded."""
 
 CHUNK_BYTES = 1 << 18
+UNDECODED = "\ufffd"  # stands in the listed name of a file for what is not UTF-8
 
 
 class Missing(Unreachable):
@@ -105,12 +106,14 @@ class FolderSource(StreamedSource):
         self._roots = None if roots is None else tuple(root.resolve() for root in roots)
 
     def names(self) -> tuple[str, ...]:
-        """See Source. Hidden files are left out."""
+        """See Source. Hidden files are left out; what of a name is not UTF-8 is U+FFFD."""
         try:
             if not self._path.is_dir():
-                return (self._path.name,)
+                return (_shown(self._path.name),)
             return tuple(
-                sorted(p.name for p in self._path.iterdir() if p.is_file() and not p.name.startswith("."))
+                sorted(
+                    _shown(p.name) for p in self._path.iterdir() if p.is_file() and not p.name.startswith(".")
+                )
             )
         except OSError as e:
             raise Unreachable(f"{self.origin} cannot be read: {e.strerror}.") from e
@@ -118,7 +121,7 @@ class FolderSource(StreamedSource):
     def _read(self, name: str) -> RawFile:
         path = self._path / name if self._path.is_dir() else self._path
         if path.name != name:
-            raise Missing(f"There is no file {name!r} in {self.origin}.")
+            raise self._missing(name)
         path = path.resolve()
         if self._roots is not None:
             check_under_roots(path, self._roots)
@@ -126,7 +129,7 @@ class FolderSource(StreamedSource):
             # non-blocking, so that a named pipe cannot hold us; the path is resolved, so no link is left
             file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError as e:
-            raise Missing(f"There is no file {name!r} in {self.origin}.") from e
+            raise self._missing(name) from e
         except OSError as e:
             raise Unreachable(f"{name} in {self.origin} cannot be read: {e.strerror}.") from e
         status = os.fstat(file)
@@ -135,6 +138,11 @@ class FolderSource(StreamedSource):
             raise Unreachable(f"{name} in {self.origin} is not a regular file.")
         opened = io.FileIO(file)
         return RawFile(_until_end(opened), opened.close, status.st_size)
+
+    def _missing(self, name: str) -> HeadstartError:
+        if UNDECODED in name:
+            return InvalidInput(f"The name of the file {name!r} in {self.origin} is not UTF-8. Rename it.")
+        return Missing(f"There is no file {name!r} in {self.origin}.")
 
 
 class UploadSource(StreamedSource):
@@ -201,6 +209,11 @@ def check_under_roots(path: Path, roots: Sequence[Path]) -> None:
             f"{path.name!r} does not lie in a folder that imports may read from. "
             "Upload the files, or set HEADSTART_ROOTS."
         )
+
+
+def _shown(name: str) -> str:
+    """A file name as it can be stored: what of it is not UTF-8 becomes U+FFFD."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def _until_end(file: io.FileIO) -> Iterator[bytes]:

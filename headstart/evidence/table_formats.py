@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from headstart.errors import BrokenFile, HeadstartError, InvalidInput, TooLarge
 from headstart.evidence.lines import BOM, LINE, LONGEST_LINE, Lines, csv_rows
+from headstart.evidence.streams import FREE_EXPANSION, MOST_EXPANSION
 from headstart.evidence.table_cells import COLUMNS, NUMBERS, check_columns
 
 if TYPE_CHECKING:
@@ -21,13 +22,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
     import pyarrow as pa
+    from pyarrow import parquet
 
     Rows = Iterator[tuple[int, dict[str, object]]]
 
 PARQUET_MAGIC = b"PAR1"
 PARQUET_ROWS = 4096  # rows held at once, fewer where their fields are long
 LARGEST_BATCH = 64 << 20  # bytes of those rows
-MOST_PARQUET_BYTES = 2 << 30  # unpacked, as the file itself declares
+MOST_PARQUET_BYTES = 2 << 30  # of the columns that are read, unpacked, as the file itself declares
+LARGEST_GROUP = 256 << 20  # likewise, of one row group: a page of it is unpacked whole
 SPOOL_BYTES = 8 << 20  # a Parquet file up to this size is read in memory, a larger one from disk
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,5})?", re.ASCII)
@@ -161,7 +164,6 @@ def _parquet(name: str, stream: io.BufferedReader, form: Form) -> Rows:
         with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:  # Parquet is read from its end
             while chunk := stream.read(1 << 18):
                 file.write(chunk)
-            file.seek(0)
             yield from _parquet_rows(name, file, form)
     except HeadstartError:
         raise
@@ -173,31 +175,80 @@ def _parquet(name: str, stream: io.BufferedReader, form: Form) -> Rows:
 
 
 def _parquet_rows(name: str, file: IO[bytes], form: Form) -> Rows:
-    from pyarrow import parquet, types  # noqa: PLC0415  (costs 0.2 s, and only this format needs it)
+    import pyarrow as pa  # noqa: PLC0415  (costs 0.2 s, and only this format needs it)
+    from pyarrow import parquet, types  # noqa: PLC0415
 
+    packed = file.tell()
+    file.seek(0)
     schema = parquet.read_schema(file)
     kept = form.columns(name, 1, schema.names)
     wanted = [field for field in schema if field.name in kept]
     for field in wanted:
         if types.is_nested(field.type):
             raise _nested(name, 1, field.name)
+        if "binary" in str(field.type) or types.is_string_view(field.type):  # not read as dictionaries
+            what = f"the column is of type {field.type}. Write it as string or number."
+            raise BrokenFile(name, 1, field.name[:80], what)
     # As dictionaries, since a short file can hold one long text in each of a million rows.
     texts = [f.name for f in wanted if types.is_string(f.type) or types.is_large_string(f.type)]
     with parquet.ParquetFile(file, read_dictionary=texts) as table:
-        groups = (table.metadata.row_group(i) for i in range(table.num_row_groups))
-        if sum(max(0, group.total_byte_size) for group in groups) > MOST_PARQUET_BYTES:
-            raise TooLarge(f"{name} unpacks to more than {MOST_PARQUET_BYTES} bytes. Split it.")
-        row = 0
         columns = [field.name for field in wanted]
-        for batch in table.iter_batches(PARQUET_ROWS, columns=columns, use_threads=False):
+        row = 0
+        for batch in _batches(table, columns, _group_sizes(name, table.metadata, columns, packed)):
             longest = max(map(_longest, batch.columns), default=0)
             if longest > form.longest_field:
                 raise TooLarge(f"{name} holds fields {form.too_long}. Remove them.")
             step = max(1, min(PARQUET_ROWS, LARGEST_BATCH // max(1, longest)))
             for start in range(0, batch.num_rows, step):
-                for cells in batch.slice(start, step).to_pylist():
+                part = batch.slice(start, step)
+                widened = pa.record_batch(list(map(_widened, part.columns)), part.schema.names)
+                for cells in widened.to_pylist():
                     row += 1
                     yield row, cells
+
+
+def _group_sizes(name: str, told: parquet.FileMetaData, columns: Collection[str], packed: int) -> list[int]:
+    """Bytes of these columns in each row group, unpacked but as encoded: a dictionary counts once.
+
+    It is what the file declares. A file of `packed` bytes that was made to declare too little is not found
+    out here, for the pages tell their sizes to the decoder alone.
+
+    Raises: TooLarge.
+    """
+    sizes = []
+    for group in map(told.row_group, range(told.num_row_groups)):
+        chunks = map(group.column, range(group.num_columns))
+        sizes.append(sum(max(0, c.total_uncompressed_size) for c in chunks if c.path_in_schema in columns))
+    if sum(sizes) > MOST_PARQUET_BYTES:
+        raise TooLarge(f"{name} unpacks to more than {MOST_PARQUET_BYTES} bytes. Split it.")
+    if sum(sizes) > max(FREE_EXPANSION, MOST_EXPANSION * packed):
+        raise TooLarge(
+            f"{name} unpacks to more than {MOST_EXPANSION} times its size. Write it without compression."
+        )
+    if max(sizes, default=0) > LARGEST_GROUP:
+        raise TooLarge(
+            f"A row group of {name} unpacks to more than {LARGEST_GROUP} bytes. Write it with "
+            "smaller ones, of 10,000 rows say."
+        )
+    return sizes
+
+
+def _batches(
+    table: parquet.ParquetFile, columns: list[str], sizes: Sequence[int]
+) -> Iterator[pa.RecordBatch]:
+    """The rows in batches of at most PARQUET_ROWS, and of about LARGEST_BATCH bytes."""
+    for at, size in enumerate(sizes):
+        rows = LARGEST_BATCH * table.metadata.row_group(at).num_rows // max(1, size)
+        yield from table.iter_batches(
+            max(1, min(PARQUET_ROWS, rows)), row_groups=[at], columns=columns, use_threads=False
+        )
+
+
+def _widened(column: pa.Array) -> pa.Array:
+    """A column of short floats as doubles of the same digits: 0.1 is 0.1 in every format."""
+    import pyarrow as pa  # noqa: PLC0415 - see above
+
+    return column.cast(pa.string()).cast(pa.float64()) if column.type == pa.float32() else column
 
 
 def _longest(column: pa.Array) -> int:

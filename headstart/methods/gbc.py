@@ -78,7 +78,8 @@ def separability(
         bend = 1 / both - (apart / both) ** 2 / 4 - 1 / variances[i]
         by_variance[i] = 2 * coefficient @ bend / 4
     pairs = k * (k - 1)
-    return float(value / pairs), by_mean / pairs, by_variance / pairs
+    value = float(np.clip(value / pairs, -1.0, 0.0))  # rounding may leave the range
+    return value, by_mean / pairs, by_variance / pairs
 
 
 def class_variances(
@@ -99,13 +100,15 @@ def estimate(
     k, kept = len(counts), counts >= 2
     if kept.sum() < 2:
         raise NotApplicable(f"The GBC needs two classes of two rows or more; {kept.sum()} of {k} has them.")
+    stream = stream.centred()
     sums = moments(stream, lambda part: np.zeros((0, part.stop - part.start)), 0)
     total = float(np.trace(sums.covariance))
-    if total <= 1e-12 * np.trace(sums.gram) / sums.rows:
+    if total <= 1e-12 * sums.power:
         raise NotApplicable(f"The features are the same on all {sums.rows} rows.")
     eigenvalues, basis = spectrum(sums.covariance, components)
-    weights = indicators(permuted(codes, permutations, seed), k)
-    first, second = np.zeros((2, 1 + permutations, k, len(eigenvalues)))
+    drawn = permuted(codes, permutations, seed, k * len(eigenvalues))
+    weights = indicators(drawn, k)
+    first, second = np.zeros((2, len(drawn), k, len(eigenvalues)))
     for part, block in stream:
         z, chosen = (block - sums.mean) @ basis, weights(part)
         first += (chosen @ z).reshape(first.shape)

@@ -20,14 +20,16 @@ of votes goes to the class whose voters are nearer, and one that is left is shar
 right. TransformerRanker gives ties to the class of the lowest number. Rows with a near copy among the
 others (nearer than a hundredth of the root mean square distance) are easy: the details tell their share,
 and the value without them.
-The standard error is the bootstrap's over rows, whose limit for a mean is sd / sqrt(n); it takes rows for
-independent, which they are not quite, being each other's neighbours.
+The standard error of the accuracy is sd / sqrt(n) over rows, with two rows right and two wrong added (Agresti
+and Coull), so that it is never 0; that of a correlation is the bootstrap's over rows. Both take rows for
+independent, which they are not, being each other's neighbours: on Gaussian classes it was 0.7 to 0.9 of the
+spread over fresh rows (100 to 2,000 of them, 32 to 768 features), and 1.5 of it at an accuracy of 0.99.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -35,7 +37,7 @@ from pydantic import Field
 from headstart.arrays import blocks, finite_features
 from headstart.failures import NotApplicable
 from headstart.method import Measurement, Method, Source
-from headstart.probe import Estimate, Permutations, ProbeParams, measure, permuted, standard_error
+from headstart.probe import Estimate, Permutations, ProbeParams, accuracy_error, measure, permuted
 from headstart.ranks import CORRELATIONS, bootstrap_stderr, correlation_named
 
 if TYPE_CHECKING:
@@ -110,31 +112,54 @@ def nearest_others(
 ) -> tuple[Int[np.ndarray, "u k"], Float[np.ndarray, "u"]]:
     """The k nearest others of each row, nearest first, and the distance of the nearest; inf if k is 0.
 
-    Candidates come from fp32 products, their order from differences in fp64; ties go to the lower position.
+    Candidates come from fp32 products, and from fp64 ones for rows whose neighbours those cannot tell from
+    others. Their order comes from differences in fp64; ties go to the lower position.
     """
     nearest = np.zeros((len(x), k), np.int64)
     least = np.full(len(x), np.inf)
     if k == 0:
         return nearest, least
     x = x - x.mean(axis=0, dtype=np.float64).astype(np.float32)  # a large mean would drown the differences
-    wide = -(-len(x) // GROUPED) * GROUPED  # rows up to a multiple of GROUPED, the last ones far away
-    right = np.zeros((wide, x.shape[1] + 1), np.float32)
-    right[: len(x), :-1] = x
-    right[:, -1] = np.inf
-    right[: len(x), -1] = np.einsum("ij,ij->i", x, x)
-    some = min(k + SPARE, len(x) - 1)
-    for part in blocks(len(x), wide // 4):
+    right = _bordered(x, np.float32)
+    for part in blocks(len(x), len(right) // 4):
         rows = np.arange(len(x))[part]
-        left = np.column_stack([-2 * x[part], np.ones(len(rows), np.float32)])
-        square = left @ right.T  # |x_j|^2 - 2 x_i x_j
-        square[np.arange(len(rows)), rows] = np.inf
-        found = np.sort(smallest(square, some), axis=1)
-        apart = x[part, None, :].astype(np.float64) - x[found]
-        exact = np.einsum("ijd,ijd->ij", apart, apart)
-        order = np.argsort(exact, axis=1, kind="stable")[:, :k]
-        nearest[part] = np.take_along_axis(found, order, axis=1)
-        least[part] = np.sqrt(exact.min(axis=1))
+        nearest[rows], least[rows], sure = _nearest_of(rows, x, right, k)
+        if len(rows := rows[~sure]):
+            nearest[rows], least[rows], _ = _nearest_of(rows, x, _bordered(x, np.float64), k)
     return nearest, least
+
+
+def _bordered(x: Float32[np.ndarray, "u d"], kind: type[np.floating[Any]]) -> Float[np.ndarray, "w d+1"]:
+    """The rows with their square lengths; then rows at infinity, up to a multiple of GROUPED."""
+    found = np.zeros((-(-len(x) // GROUPED) * GROUPED, x.shape[1] + 1), kind)
+    inside = found[: len(x), :-1]
+    inside[:] = x
+    found[:, -1] = np.inf
+    found[: len(x), -1] = np.einsum("ij,ij->i", inside, inside)
+    return found
+
+
+def _nearest_of(
+    rows: Int[np.ndarray, "b"], x: Float32[np.ndarray, "u d"], right: Float[np.ndarray, "w d+1"], k: int
+) -> tuple[Int[np.ndarray, "b k"], Float[np.ndarray, "b"], Bool[np.ndarray, "b"]]:
+    """What nearest_others gives, of some rows by products in the precision of `right`, and where it is sure.
+
+    It is where the k-th distance is less than the farthest candidate's by more than products err: then no row
+    that is no candidate is a neighbour. Errors grow as the root of the number of terms (Higham and Mary, SIAM
+    J. Sci. Comput. 41(5), 2019).
+    """
+    left = np.column_stack([-2 * right[rows, :-1], np.ones(len(rows), right.dtype)])
+    square = left @ right.T  # |x_j|^2 - 2 x_i x_j
+    square[np.arange(len(rows)), rows] = np.inf
+    found = np.sort(smallest(square, min(k + SPARE, len(x) - 1)), axis=1)
+    apart = x[rows, None, :].astype(np.float64) - x[found]
+    exact = np.einsum("ijd,ijd->ij", apart, apart)
+    order = np.argsort(exact, axis=1, kind="stable")[:, :k]
+    lengths = right[: len(x), -1].astype(np.float64)
+    error = np.finfo(right.dtype).eps * np.sqrt(x.shape[1]) * (lengths[rows] + lengths.max())
+    farthest = np.take_along_axis(square, found, axis=1).max(axis=1) + lengths[rows]
+    sure = np.take_along_axis(exact, order[:, -1:], axis=1)[:, 0] < farthest - error
+    return np.take_along_axis(found, order, axis=1), np.sqrt(exact.min(axis=1)), sure
 
 
 def smallest(values: Float32[np.ndarray, "b w"], k: int) -> Int[np.ndarray, "b k"]:
@@ -188,7 +213,7 @@ def estimate_classes(at: Neighbours, y: Int[np.ndarray, "n"], permutations: int,
     alone = right[~at.copied]
     return Estimate(
         value=float(np.mean(right)),
-        stderr=standard_error(right),
+        stderr=accuracy_error(right),
         null=np.array(
             [np.mean(rightness(at, order, classes)) for order in permuted(y, permutations, seed)[1:]]
         ),

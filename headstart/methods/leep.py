@@ -66,14 +66,15 @@ def predictors(
 def likelihoods(
     theta: Float[np.ndarray, "n z"], codes: Int[np.ndarray, "n"], given: Float[np.ndarray, "k z"]
 ) -> Float[np.ndarray, "n"]:
-    """sum_z P(y_i | z) theta_iz: what the predictor says of each row's label; above 0."""
-    return np.asarray((theta @ given.T)[np.arange(len(codes)), codes])
+    """sum_z P(y_i | z) theta_iz: what the predictor says of each row's label; above 0, at most 1."""
+    found = (theta @ given.T)[np.arange(len(codes)), codes]
+    return np.asarray(np.minimum(found, 1.0))  # rounding may leave the range
 
 
 def estimate(theta: Float[np.ndarray, "n z"], labels: np.ndarray, permutations: int, seed: int) -> Estimate:
     """LEEP with its standard error and null."""
     codes, counts = seen_classes(labels, "LEEP")
-    drawn = permuted(codes, permutations, seed)
+    drawn = permuted(codes, permutations, seed, len(counts) * theta.shape[1])
     given = predictors(theta, drawn, len(counts))
     found = [likelihoods(theta, one, by) for one, by in zip(drawn, given, strict=True)]
     values = np.array([np.log(one).mean() for one in found])

@@ -25,9 +25,9 @@ The path of strengths goes from strong to weak, each fit starting from the last,
 row with neither more validation rows right nor a lower log-loss. The one with the most validation rows
 right is taken, the lower log-loss among equals, and fitted further: fits on the path end where a step would
 gain less than 1e-5 nats, the taken one at 1e-7. Classes without a train row are never predicted. The
-standard error is that of the bootstrap over test rows, which for accuracy has a closed form, the binomial
-sqrt(a (1 - a) / n); it knows nothing of other train rows. The null permutes the test labels against the
-predictions.
+standard error of an accuracy is the binomial one with two test rows right and two wrong added (Agresti and
+Coull), so that it is never 0; that of a correlation is the bootstrap's over test rows. Neither knows of other
+train rows. The null permutes the test labels against the predictions.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from headstart.arrays import finite_features
 from headstart.failures import NotApplicable
 from headstart.logistic import Head, fit_logistic, principal_axes
 from headstart.method import Measurement, Method, Source
-from headstart.probe import Estimate, Permutations, ProbeParams, measurement, permuted
+from headstart.probe import Estimate, Permutations, ProbeParams, accuracy_error, measurement, permuted
 from headstart.ranks import CORRELATIONS, bootstrap_stderr, correlation_named
 from headstart.workbench import Role
 
@@ -190,7 +190,7 @@ def estimate_classes(split: Split, classes: int, params: LinearProbeParams, seed
     value = float(np.mean(said == test.y))
     return Estimate(
         value=value,
-        stderr=float(np.sqrt(value * (1 - value) / len(said))),
+        stderr=accuracy_error(said == test.y),
         null=np.mean(permuted(test.y, params.permutations, seed)[1:] == said, axis=1),
         details={
             "metric": "accuracy",

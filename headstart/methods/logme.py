@@ -13,7 +13,7 @@ one decomposition serves all classes. There, with t = beta/alpha, the best noise
 sigma^2(t) = (rest + sum_j w_j / (1 + t lambda_j)) / n, w_j being y's square length along eigenvector j and
 `rest` what lies along none; then L(t) = -1/2 (n log 2 pi e sigma^2(t) + sum_j log(1 + t lambda_j)).
 
-When it does not apply: one class only; features that are all 0.
+When it does not apply: one class only, or values that are all the same; features that are all 0.
 
 Where we deviate: the same number as the paper's, found another way: L(t) is searched on a grid over all t and
 finished by Newton's method, where the paper iterates a fixed point that may stop early or at a lesser peak.
@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headstart.failures import NotApplicable
 from headstart.linalg import spectrum
 from headstart.method import Method, Source
 from headstart.moments import Stream, indicators, moments
@@ -185,18 +186,21 @@ def estimate_classes(stream: Stream, labels: np.ndarray, permutations: int, seed
     """LogME of classes, each against the rest, averaged."""
     codes, counts = seen_classes(labels, "LogME")
     k = len(counts)
-    energy = np.tile(counts.astype(np.float64), (1 + permutations, 1))
+    drawn = permuted(codes, permutations, seed, k * stream.width)
+    energy = np.tile(counts.astype(np.float64), (len(drawn), 1))
 
     def plain(part: slice) -> Float[np.ndarray, "b k"]:
         return np.asarray(np.eye(k)[codes[part]])
 
-    return estimate(stream, indicators(permuted(codes, permutations, seed), k), energy, plain)
+    return estimate(stream, indicators(drawn, k), energy, plain)
 
 
 def estimate_values(stream: Stream, labels: np.ndarray, permutations: int, seed: int) -> Estimate:
-    """LogME of a regression's values."""
-    drawn = permuted(labels.astype(np.float64), permutations, seed)
-    energy = np.full((1 + permutations, 1), labels @ labels)
+    """LogME of a regression's values. Raises NotApplicable where they are all the same."""
+    if np.all(labels == labels[0]):
+        raise NotApplicable(f"LogME compares labels, and all {len(labels)} rows read have the same.")
+    drawn = permuted(labels.astype(np.float64), permutations, seed, stream.width)
+    energy = np.full((len(drawn), 1), labels @ labels)
     return estimate(stream, lambda part: drawn[:, part], energy, lambda part: drawn[:1, part].T)
 
 

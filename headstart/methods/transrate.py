@@ -3,7 +3,8 @@
 What: TrR(m, t) = R(Z) - R(Z | Y), the coding rate of all rows less the mean coding rate of a class: a
 stand-in for the mutual information of features and labels.
 Unit: nats per row.
-Range: unbounded; 0 or more but for the centring of classes.
+Range: 0 or more: classes are not centred, so the Z'Z / n of all is the mean of theirs, each counted by its
+share of the rows, and log det is concave.
 Source: Huang, Huang, Rong, Yang, Wei, "Frustratingly Easy Transferability Estimation", ICML 2022, arXiv
 2106.09362: TrR = R(Z, e) - R(Z, e | Y), R(Z, e) = 1/2 log det(I + Z'Z / (n e)) on centred Z, e = 1e-4.
 
@@ -110,7 +111,7 @@ def estimate(
             for drawn in permuted(codes, permutations, seed)
         ]
     )
-    values = whole - rates @ counts / len(z)
+    values = np.maximum(whole - rates @ counts / len(z), 0.0)  # rounding may leave the range
     return Estimate(
         value=float(values[0]),
         stderr=standard_error(_influence(z, codes, counts, rates[0], distortion)),
@@ -157,7 +158,7 @@ METHOD = Method(
     version="1",
     subject="checkpoint x target",
     unit="nats per row",
-    range=(-np.inf, np.inf),
+    range=(0.0, np.inf),
     higher_is_better=True,
     needs=("features", "labelled rows"),
     source=Source(

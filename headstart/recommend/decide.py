@@ -169,7 +169,7 @@ def predict(posterior: Posterior, view: View, rows: Int[np.ndarray, "n"]) -> Pre
     """Posterior of the true gain of the checkpoints at `rows`."""
     mean, variance, runs = _moments(posterior, view, rows)
     spread = np.sqrt(variance)
-    gain = _expected(view, mean, variance)
+    gain = _within(view, _expected(view, mean, variance))
     p_beats = t_cdf(mean / spread) @ view.weights
     p_worth = t_cdf((mean - np.arcsinh(WORTH / view.scale)) / spread) @ view.weights
     if len(view.weights) == 1:
@@ -179,8 +179,8 @@ def predict(posterior: Posterior, view: View, rows: Int[np.ndarray, "n"]) -> Pre
         low, high = _mixture_interval(view, mean, spread)
     return Prediction(
         gain=gain,
-        low=low,
-        high=high,
+        low=np.minimum(low, gain),  # which a gain cut short may have left
+        high=np.maximum(high, gain),
         p_beats=p_beats,
         p_worth=p_worth,
         runs_here=runs,
@@ -347,6 +347,13 @@ def _expected(
 ) -> Float[np.ndarray, "n"]:
     """Mean of c sinh(z) for Gaussian z; the variance is capped at 1, where the formula would run away."""
     return np.asarray((view.scale * np.exp(np.minimum(variance, 1.0) / 2) * np.sinh(mean)) @ view.weights)
+
+
+def _within(view: View, gain: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+    """The gain, cut where the score would leave 0..100 points: sinh grows beyond what a score can."""
+    if math.isnan(view.level):
+        return gain
+    return np.asarray(np.clip(gain, min(-view.level, 0.0), max(100.0 - view.level, 0.0)))
 
 
 def judge(gain: float, p_beats: float, p_worth: float, worth: float) -> Verdict:

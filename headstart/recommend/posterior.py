@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from headstart.recommend.surprises import Surprises
     from headstart.recommend.weights import Weights
 
-FORMAT = "rank1-2"
+FORMAT = "rank1-3"
 ITERATIONS = 60
 FEW = 8.0  # a target's own scale and noise count like its runs against this many of the typical target
 SLOPE = 0.5  # prior mean of quality per standard deviation of probe gain, worth 1 / 0.3 checkpoints
@@ -82,6 +82,7 @@ class Posterior:
     probe_weight_stderr: Float[np.ndarray, "K"]
     probe_cells: Int[np.ndarray, "K"]  # pairs also finetuned, which the weight was learnt from
     probe_counts: Int[np.ndarray, "T K"]  # checkpoints that each method probed on each target
+    probe_known: Int[np.ndarray, "T K"]  # and of these the ones it tells apart, with what its weight counts
     pair_checkpoint: Int[np.ndarray, "p"]  # pairs probed beside the reference, sorted by target, checkpoint
     pair_target: Int[np.ndarray, "p"]
     pair_methods: Int[np.ndarray, "p"]  # number of methods that probed it
@@ -340,8 +341,9 @@ def _probe_fields(
     shift, size = worth.shift(surprise), len(evidence.target_ids)
     probed = np.bincount(found.target[found.known.any(axis=1)], minlength=size)
     ran = np.flatnonzero(found.ran.any(axis=0))
-    counts = np.zeros((size, len(ran)), dtype=np.int64)
+    counts, known = np.zeros((2, size, len(ran)), dtype=np.int64)
     np.add.at(counts, found.target, found.ran[:, ran])
+    np.add.at(known, found.target, found.known[:, ran])
     return {
         "reference": -1 if chosen is None else chosen.target,
         "probe_methods": tuple(evidence.probe_methods[k] for k in ran),
@@ -349,6 +351,7 @@ def _probe_fields(
         "probe_weight_stderr": np.sqrt(np.diag(worth.covariance))[ran],
         "probe_cells": worth.cells[ran],
         "probe_counts": counts,
+        "probe_known": known,
         "pair_checkpoint": found.checkpoint,
         "pair_target": found.target,
         "pair_methods": found.ran.sum(axis=1),

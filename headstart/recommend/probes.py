@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from headstart.recommend.evidence import FamilyEvidence
 
-ENOUGH = 30  # probes from which their own spread is trusted alone
+ENOUGH = 30  # probes that make a full reference; fewer count that much less
 TYPICAL_SPREAD = 0.07  # of linear probes in a family, accuracy: 0.062 to 0.086 in the published three
 
 
@@ -64,8 +64,9 @@ def probe_covariate(evidence: FamilyEvidence, chosen: Reference | None) -> Float
     """Linear-probe gain over the vanilla's probe, in robust standard deviations; NaN: not probed.
 
     Only the reference is read. Without a probe of the vanilla the median probe stands in for it. Clipped to
-    [-6, 8]. The spread of fewer than ENOUGH probes leans to TYPICAL_SPREAD, the more so the fewer they are,
-    and no spread is below the probes' own standard error: neither two probes nor noise make a ranking.
+    [-6, 8]. The spread of n < ENOUGH probes leans to TYPICAL_SPREAD, the more so the fewer they are, and the
+    covariate is shrunk to n / ENOUGH of itself: a few order checkpoints that nothing else tells apart, and
+    hardly move an answer that stands on finetunes. No spread is below the probes' own standard error.
     """
     probe = np.full(len(evidence.checkpoint_ids), np.nan)
     if chosen is None:
@@ -80,8 +81,9 @@ def probe_covariate(evidence: FamilyEvidence, chosen: Reference | None) -> Float
     base = np.nan if evidence.vanilla is None else probe[evidence.vanilla]
     low, middle, high = np.nanquantile(probe, [0.1, 0.5, 0.9])
     spread = max((high - low) / 2.5631, 1e-3)
-    spread *= (TYPICAL_SPREAD / spread) ** max(0.0, 1 - probed.sum() / ENOUGH)
+    share = min(1.0, probed.sum() / ENOUGH)
+    spread *= (TYPICAL_SPREAD / spread) ** (1 - share)
     stderr = evidence.probe_stderr[own]
     if np.isfinite(stderr).any():
         spread = max(spread, float(np.nanmedian(stderr)))
-    return np.asarray(np.clip((probe - (middle if np.isnan(base) else base)) / spread, -6, 8))
+    return np.asarray(share * np.clip((probe - (middle if np.isnan(base) else base)) / spread, -6, 8))

@@ -62,21 +62,23 @@ def probes_in_words(
 ) -> str:
     """What the probes made on a target are worth there.
 
-    `methods`: of each method its name, the checkpoints it probed there, its weight, and the pairs the weight
-    was learnt from. `reference`: whether the family's static ranking stands on linear probes of this target.
+    `methods`: of each method its name, the checkpoints it tells apart there, its weight, and the pairs the
+    weight was learnt from. `reference`: whether the static ranking stands on linear probes of this target.
     """
     many = "checkpoint was" if probed == 1 else "checkpoints were"
     parts = [f"{probed} {many} probed on {target} in {family}"]
     if reference:
         parts.append("its linear probe is the family's reference and in the quality of each already")
     untaught = []
-    for name, here, weight, cells in methods:
+    for name, told, weight, cells in methods:
         if not cells:
             untaught.append(name)
         elif not weight:
             parts.append(f"{name} has no weight: {cells} finetunes on probed targets do not speak for it")
-        elif here < FEWEST:
-            parts.append(f"{name} says nothing of fewer than {FEWEST} checkpoints: probe more of them")
+        elif not told:
+            parts.append(
+                f"{name} says nothing here: it takes {FEWEST} checkpoints probed alike, whose scores differ"
+            )
         else:
             parts.append(
                 f"{name} has a weight of {weight:.2f}, learnt from {cells} finetunes on probed targets"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Text, and_, cast, func, or_, select
 
 from headstart.entities import Catalogue, Checkpoint, Family, Target
 from headstart.errors import NotFound
@@ -81,9 +81,13 @@ def read_checkpoints_named(connection: Connection, names: Iterable[str]) -> dict
 
 
 def read_checkpoints_pinned(connection: Connection, revision: str) -> tuple[Checkpoint, ...]:
-    """Every checkpoint of this revision, ascending id."""
-    query = _CHECKPOINTS.where(checkpoints.c.revision == revision).order_by(checkpoints.c.id)
-    return tuple(_checkpoint(row) for row in connection.execute(query))
+    """Every checkpoint of this revision, its own or that in its details, ascending id."""
+    # As text: Postgres takes no JSON apart in which any text holds a NUL or half of a surrogate pair.
+    holds_it = cast(checkpoints.c.details, Text).contains(revision, autoescape=True)
+    pinned = or_(checkpoints.c.revision == revision, and_(checkpoints.c.revision == "", holds_it))
+    rows = connection.execute(_CHECKPOINTS.where(pinned).order_by(checkpoints.c.id))
+    found = (_checkpoint(row) for row in rows)
+    return tuple(one for one in found if revision in (one.revision, one.details.get("revision")))
 
 
 def page_of_checkpoints(
@@ -146,6 +150,11 @@ def page_of_targets(connection: Connection, search: str | None, size: int, token
 def read_all_targets(connection: Connection) -> tuple[Target, ...]:
     """Every target, ascending id."""
     return tuple(_target(row) for row in connection.execute(select(targets).order_by(targets.c.id)))
+
+
+def count_target_details(connection: Connection) -> tuple[int, ...]:
+    """How many targets know each column. None is ever forgotten, so equal counts mean equal targets."""
+    return tuple(connection.execute(select(*(func.count(column) for column in targets.c))).one())
 
 
 def columns_of(connection: Connection, query: Select[Any]) -> list[list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -136,14 +137,16 @@ def succeed(connection: Connection, import_id: int, attempt: int, now: datetime)
 
 def fail(connection: Connection, import_id: int, attempt: int, error: str, now: datetime) -> bool:
     """End the import with an error; False if the claim is lost."""
+    error = error.encode(errors="replace").decode()  # see write_report
     return _end(
         connection, import_id, attempt, {"state": ImportState.FAILED, "error": error, "finished_at": now}
     )
 
 
 def write_report(connection: Connection, import_id: int, report: ImportReport) -> None:
-    """Keep the report of an import."""
-    connection.execute(update(imports).where(imports.c.id == import_id).values(report=asdict(report)))
+    """Keep the report of an import. Lone surrogates, which no answer can hold, become question marks."""
+    text = json.dumps(asdict(report), ensure_ascii=False).encode(errors="replace")
+    connection.execute(update(imports).where(imports.c.id == import_id).values(report=json.loads(text)))
 
 
 def _end(connection: Connection, import_id: int, attempt: int, values: dict[str, Any]) -> bool:

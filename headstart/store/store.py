@@ -110,7 +110,10 @@ class Store(JobVerbs, KeyVerbs, DeliveryVerbs):
             return catalogue.read_checkpoint(connection, checkpoint_id)
 
     def checkpoints_pinned(self, revision: str) -> tuple[Checkpoint, ...]:
-        """Every checkpoint of this revision, under whatever names, ascending id. Reads all of them."""
+        """Every checkpoint of this revision, under whatever names, ascending id. Reads all of them.
+
+        One that published scores brought has no revision of its own; its details tell what it is pinned to.
+        """
         with self._read() as connection:
             return catalogue.read_checkpoints_pinned(connection, revision)
 
@@ -162,6 +165,11 @@ class Store(JobVerbs, KeyVerbs, DeliveryVerbs):
         """Every target, ascending id."""
         with self._read() as connection:
             return catalogue.read_all_targets(connection)
+
+    def target_details(self) -> tuple[int, ...]:
+        """Counts that change whenever a target is added or a detail of one becomes known, and only then."""
+        with self._read() as connection:
+            return catalogue.count_target_details(connection)
 
     # scores
 

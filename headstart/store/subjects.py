@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import bindparam, insert, select, update
 
 from headstart.entities import CheckpointDraft, TargetDraft
+from headstart.errors import Conflict
+from headstart.recommend.evidence import FINETUNE
 from headstart.store.bulk import in_chunks, insert_many
-from headstart.store.tables import checkpoints, families, targets
+from headstart.store.tables import IN_FORCE, checkpoints, families, scores, targets
+from headstart.targets.spec import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sqlalchemy import Connection, Table
+    from sqlalchemy import Connection, Row, Table
 
-    from headstart.entities import ImportBatch
+    from headstart.entities import ImportBatch, RowsDraft
 
 T = TypeVar("T")
 Named = tuple[int, str, str]  # family id, name, revision
@@ -171,6 +174,8 @@ def _write_targets(connection: Connection, batch: ImportBatch) -> tuple[dict[str
             ids[stored.name] = stored.id
             draft_row = drafts[stored.name]
             known = {k: v if v is not None else draft_row.get(k) for k, v in stored._mapping.items()}
+            if batch.rows is not None and batch.rows.target == stored.name:
+                known |= _told_by_rows(connection, stored, draft_row, batch.rows)
             if known != stored._mapping:
                 changes.append({k: known[k] for k in _TARGET_DETAILS} | {"identity": stored.id})
     _update(connection, targets, changes)
@@ -181,7 +186,30 @@ def _write_targets(connection: Connection, batch: ImportBatch) -> tuple[dict[str
     return ids, len(new)
 
 
-_TARGET_DETAILS = ("task", "train_size", "classes", "rows_tested")
+_TARGET_DETAILS = ("task", "metric", "train_size", "classes", "rows_tested")
+
+
+def _told_by_rows(
+    connection: Connection, stored: Row[Any], draft: dict[str, Any], rows: RowsDraft
+) -> dict[str, Any]:
+    """What a known target's rows change of it: how many are learnt from, and its metric.
+
+    The metric becomes the draft's where it was asked for, or where the known one does not fit the rows: a
+    score table does not tell the metric, so that accuracy was assumed. Conflict where scores are by another.
+    """
+    known, wanted = stored.metric, draft["metric"]
+    fits = (known in METRICS["regression"]) == (draft["task"] == "regression")
+    told = {"train_size": draft["train_size"] or stored.train_size}
+    if known == wanted or (fits and rows.profile.get("asked_metric") is None):
+        return told
+    assumed = not fits and stored.task in (None, draft["task"])
+    scored = select(scores.c.id).where(scores.c.target_id == stored.id, scores.c.method == FINETUNE, IN_FORCE)
+    if not assumed and connection.scalar(scored.limit(1)) is not None:
+        raise Conflict(
+            f"The target {stored.name!r} has scores by {known}, and {wanted} is wanted of its rows. Ask for "
+            f"{known} where it fits them, or choose another name."
+        )
+    return told | {"metric": wanted}
 
 
 def _update(connection: Connection, table: Table, changes: list[dict[str, Any]]) -> None:

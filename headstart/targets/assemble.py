@@ -234,6 +234,7 @@ def _profile(
         "rows": {role: len(rows) for role, rows in roles.items()},
         "origins": {role: origins[role] for role in ROLES},
         "seed": spec.seed,
+        "asked_metric": spec.metric,
         "dropped": counting.dropped_counts(gathering.counts),
         "cut": {role: one.cut for role, one in gathering.counts.items() if one.cut},
         "longest_text": LONGEST_TEXT,

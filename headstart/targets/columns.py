@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ PAIRS = (
 )
 TEXTS = ("text", "sentence", "content", "review", "tweet", "utterance", "question", "query")
 LABELS = ("label", "labels", "class", "category", "score")
+USUAL = frozenset((*(name for pair in PAIRS for name in pair), *TEXTS, *LABELS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,34 +35,43 @@ class Found:
 
     text: str
     text_pair: str | None
-    label: str
+    label: str | None  # None: no row has one
 
     @property
     def names(self) -> tuple[str, ...]:
         """All of them."""
-        return (self.text, self.label) if self.text_pair is None else (self.text, self.text_pair, self.label)
+        return tuple(name for name in (self.text, self.text_pair, self.label) if name is not None)
 
 
-def find_columns(file: str, line: int, names: Sequence[str], wanted: Columns) -> Found:
+def find_columns(
+    file: str, line: int, names: Sequence[str], wanted: Columns, *, labelled: bool = True
+) -> Found:
     """Find the columns of a table; case is ignored for the usual names.
+
+    Args:
+        labelled: there has to be a column of labels.
 
     Raises: BrokenFile (a column twice, one that was asked for and is not there, none of a usual name).
     """
-    for column in names:
-        if names.count(column) > 1:
+    for column, count in Counter(names).items():
+        if count > 1:
             raise BrokenFile(file, line, column[:80], "the column stands there twice. Keep one.")
     given = _Given(file, line, tuple(names))
     text, pair = given.named(wanted.text), given.named(wanted.text_pair)
     if text is None and pair is None:
         text, pair = given.usual_texts()
-    label = given.named(wanted.label) or given.usual(LABELS)
+    if wanted.label is None:
+        label = given.usual(LABELS)
+    else:
+        label = given.named(wanted.label) if labelled or wanted.label in names else None
     if text is None:
         raise given.missing("text", (*TEXTS, *(f"{a} and {b}" for a, b in PAIRS)))
-    if label is None:
+    if label is None and labelled:
         raise given.missing("label", LABELS)
-    if len({text, pair, label}) < 3:
+    columns = Found(text, pair, label)
+    if len(set(columns.names)) < len(columns.names):
         raise BrokenFile(file, line, text[:80], "one column is to be two things. Name a column for each.")
-    return Found(text, pair, label)
+    return columns
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,9 @@ class Gathering:
             )
         counts = self.counts.setdefault(role, Counts())
         counts.read += 1
-        code = self.labels.code(cells[columns.label], Place(file, line, columns.label))
+        code = MISSING
+        if columns.label is not None:
+            code = self.labels.code(cells[columns.label], Place(file, line, columns.label))
         text, cut = _text(cells[columns.text], file, line, columns.text)
         pair = None
         if columns.text_pair is not None:

@@ -111,13 +111,15 @@ class Labels:
             if math.isinf(cell):
                 raise place.broken(f"the label {cell} is not a finite number. Leave the row out.")
             name = str(int(cell)) if cell.is_integer() else repr(cell)
-        elif isinstance(cell, int):  # True and False too
+        elif isinstance(cell, int):
             name = str(cell)
         else:
             what = (
                 f"a label is text or a number, and this is of type {type(cell).__name__}. Write it as text."
             )
             raise place.broken(what)
+        if name.lower() in ("true", "false"):  # each writer of CSV has its own case for them
+            name = name.lower()
         if len(name) > LONGEST_LABEL:
             raise place.broken(
                 f"the label {name[:40]!r}... has {len(name)} characters, the most is {LONGEST_LABEL}. "

@@ -128,20 +128,19 @@ def _row_warnings(profile: Mapping[str, Any]) -> list[str]:
     test = profile["rows"]["test"]
     if test < SMALL_TEST:
         error = 50 / test**0.5
-        said.append(
-            f"The test role has {test} rows: an accuracy on it is known to ± {error:.1f} points at best."
-        )
+        rows = _counted(test, "row")
+        said.append(f"The test role has {rows}: an accuracy on it is known to ± {error:.1f} points at best.")
     words = {
-        "empty_text": "have no text",
-        "no_label": "have no label",
-        "unseen_label": "have a label that train does not have",
+        "empty_text": "without a text",
+        "no_label": "without a label",
+        "unseen_label": "with a label that train does not have",
     }
     for role, reasons in profile["dropped"].items():
-        for reason, rows in reasons.items():
-            said.append(f"{rows:,} rows of {role} {words[reason]} and were left out.")
-    for role, rows in profile["cut"].items():
+        for reason, count in reasons.items():
+            said.append(f"Left out: {_counted(count, 'row')} of {role} {words[reason]}.")
+    for role, count in profile["cut"].items():
         longest = profile["longest_text"]
-        said.append(f"{rows:,} texts of {role} are longer than {longest:,} characters and were cut there.")
+        said.append(f"Cut at {longest:,} characters: {_counted(count, 'text')} of {role}.")
     return said
 
 
@@ -178,6 +177,10 @@ def _overlap(a: RoleRows, b: RoleRows) -> dict[str, int]:
     if a.text_pair is not None:
         found["first_texts"] = int(np.isin(a.group, b.group).sum())
     return found
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _stand(count: int) -> str:

@@ -32,8 +32,9 @@ def split_off(
     """
     found, member, counts = np.unique(groups, return_inverse=True, return_counts=True)
     if len(found) < FEWEST_GROUPS:
+        texts = "1 text" if len(found) == 1 else f"{len(found)} different texts"
         raise InvalidInput(
-            f"The train role has {len(found)} different texts, too few to split {' and '.join(shares)} off. "
+            f"The train role has {texts}, too few to split {' and '.join(shares)} off. "
             f"Give at least {FEWEST_GROUPS}, or a file for each role."
         )
     salt = f"{seed}:".encode()

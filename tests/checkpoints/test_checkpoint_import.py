@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from headstart.checkpoints import safetensors
 from headstart.checkpoints.files import digest_of, find_folder
 from headstart.checkpoints.place import place_of
 from headstart.entities import Checkpoint, Import, ImportState
@@ -125,6 +128,40 @@ def test_a_checkpoint_of_published_scores_is_completed_and_pinned(memory: Store,
     assert registered(memory, folder, name="roberta-base").id != found.id
 
 
+def test_files_of_a_completed_checkpoint_are_known_again(memory: Store, tmp_path: Path) -> None:
+    registered(memory, make_folder(tmp_path / "other", card=CARD))
+    config = CONFIG | {"max_position_embeddings": 32}
+    folder = make_folder(tmp_path / "roberta", config=config)
+    completed = registered(memory, folder, name="roberta-base")
+    assert completed.revision == ""
+    assert registered(memory, folder).id == completed.id
+    assert registered(memory, make_folder(tmp_path / "copy", config=config)).id == completed.id
+
+
+def test_files_of_several_checkpoints_are_the_oldest_of_the_family(memory: Store, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "mine")
+    first, second = (registered(memory, folder, name=name, family="f") for name in ("a", "b"))
+    other = registered(memory, folder, name="c", family="g")
+    assert len({first.id, second.id, other.id}) == 3
+    assert registered(memory, folder).id == first.id
+    assert registered(memory, folder, family="f").id == first.id
+    assert registered(memory, folder, family="g").id == other.id
+    assert registered(memory, folder, family="h").name == str(folder)
+
+
+def test_a_bare_name_in_the_config_counts_where_the_store_knows_it(memory: Store, tmp_path: Path) -> None:
+    hinted = CONFIG | {"_name_or_path": "roberta-base"}
+    child = make_folder(tmp_path / "early", config=hinted)
+    assert registered(memory, child).family == str(child)
+    vanilla = make_folder(tmp_path / "vanilla", config=CONFIG | {"v": 1})
+    registered(memory, vanilla, name="FacebookAI/roberta-base", family="rob", is_vanilla=True)
+    found = registered(memory, make_folder(tmp_path / "child", config=hinted | {"v": 2}))
+    assert (found.family, found.is_vanilla) == ("rob", False)
+    assert (found.details["base_model"], found.details["base_model_told_by"]) == ("roberta-base", "config")
+    of_family = make_folder(tmp_path / "of-family", config=CONFIG | {"_name_or_path": "ROB"})
+    assert registered(memory, of_family).family == "rob"
+
+
 def test_a_family_has_one_vanilla(memory: Store, tmp_path: Path) -> None:
     first = registered(memory, make_folder(tmp_path / "one"), name="one", family="f", is_vanilla=True)
     assert first.is_vanilla
@@ -224,7 +261,68 @@ def test_a_missing_file(memory: Store, tmp_path: Path, missing: str, said: str) 
     assert said in refused(memory, folder)
 
 
-@pytest.mark.parametrize("named", ["../out.safetensors", "/etc/passwd", "a/b.safetensors", "x.bin", ""])
+def test_a_label_of_no_number_is_none(memory: Store, tmp_path: Path) -> None:
+    config = CONFIG | {"id2label": {"9" * 5000: "x"}, "num_labels": 2}
+    found = registered(memory, make_folder(tmp_path / "mine", config=config))
+    assert found.details["head"] == "sequence classification with 2 labels"
+    assert "labels" not in found.details
+
+
+@pytest.mark.parametrize(
+    "tensors", [{"none": ("F32", [0])}, {"bert.embeddings.position_ids": ("I64", [1, 16])}]
+)
+def test_weights_without_a_parameter(
+    memory: Store, tmp_path: Path, tensors: dict[str, tuple[str, list[int]]]
+) -> None:
+    assert "1 tensors and no parameter" in refused(memory, make_folder(tmp_path / "mine", tensors=tensors))
+
+
+def test_more_tensors_than_any_checkpoint_has(
+    memory: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = {f"{name}__safetensors": weights({name: ("F32", [1])}) for name in "abc"}
+    index = {"weight_map": {name: f"{name}.safetensors" for name in "abc"}}
+    folder = make_folder(tmp_path / "mine", **shards, config=CONFIG | {"num_hidden_layers": 0})
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    monkeypatch.setattr(safetensors, "MOST_TENSORS", 2)
+    assert "holds 3 tensors, over the 2 that are read" in refused(memory, folder)
+    monkeypatch.setattr(safetensors, "MOST_TENSORS", 3)
+    assert registered(memory, folder).parameters == 3
+
+
+def test_a_pipe_is_no_card(memory: Store, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "mine")
+    pipe = folder / "README.md"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(CARD,))
+    writer.start()  # it waits for whoever reads
+    try:
+        assert registered(memory, folder).license is None
+    finally:
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        writer.join()
+        os.close(reader)
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("config.json", "There is no config.json"),
+        ("tokenizer.json", "There is no tokenizer"),
+        ("model.safetensors", "There is no model.safetensors"),
+    ],
+)
+def test_a_pipe_is_no_file(memory: Store, tmp_path: Path, file: str, said: str) -> None:
+    folder = make_folder(tmp_path / "mine")
+    (folder / file).unlink()
+    os.mkfifo(folder / file)
+    assert said in refused(memory, folder)
+
+
+@pytest.mark.parametrize(
+    "named", ["\udcff.safetensors", "../out.safetensors", "/etc/passwd", "a/b.safetensors", "x.bin", ""]
+)
 def test_an_index_cannot_lead_out_of_the_folder(memory: Store, tmp_path: Path, named: str) -> None:
     folder = make_folder(tmp_path / "mine")
     (folder / "model.safetensors").unlink()

@@ -91,6 +91,7 @@ def test_without_a_base_it_is_the_vanilla_of_its_own_family() -> None:
         (["a/x", "b/y"], "me/other", None),  # a merge
         (["me/mine"], None, None),
         (["../x"], None, None),
+        ([], "roberta-base", Base("roberta-base", "config")),
         ([], "owner/name", Base("owner/name", "config")),
         ([], "name", None),
         ([], "me/mine", None),
@@ -99,6 +100,8 @@ def test_without_a_base_it_is_the_vanilla_of_its_own_family() -> None:
         ([], "results/checkpoint", None),
         ([], "my-run/checkpoint-500", None),
         ([], "a/b/c", None),
+        ([], "model", None),
+        ([], "checkpoint-500", None),
         ([], "", None),
         ([], 7, None),
     ],
@@ -106,7 +109,20 @@ def test_without_a_base_it_is_the_vanilla_of_its_own_family() -> None:
 def test_the_card_goes_before_the_config_and_a_path_names_nothing(
     card: list[str], hint: Any, base: Base | None
 ) -> None:
-    assert base_of("me/mine", {"base_model": card}, {"_name_or_path": hint}) == base
+    known = ("roberta-base", "model", "checkpoint-500", "me/mine")
+    found = base_of("me/mine", {"base_model": card}, {"_name_or_path": hint}, is_known=known.__contains__)
+    assert found == base
+
+
+def test_a_base_may_be_held_as_the_hub_spells_it() -> None:
+    for name, held in (
+        ("roberta-base", "FacebookAI/roberta-base"),
+        ("FacebookAI/roberta-base", "roberta-base"),
+    ):
+        known = (checkpoint(held, "mine"),)
+        assert lineage(base=Base(name, "config"), known=known) == Lineage("mine", is_vanilla=False)
+        exact = (*known, checkpoint(name, "other"))
+        assert lineage(base=Base(name, "config"), known=exact).family == "other"
 
 
 def test_names_that_the_hub_filed_under_an_owner_are_the_same() -> None:

@@ -109,6 +109,13 @@ def test_a_header_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None
     assert "over the 100" in refused(packed(b" " * 101, 0))
 
 
+def test_tensors_are_counted_before_they_are_looked_at() -> None:
+    few = dict.fromkeys(map(str, range(safetensors.MOST_TENSORS + 1)), 0)
+    assert "holds 100001 tensors, over the 100000" in refused(packed(few, 0))
+    few.pop("0")
+    assert "the type '0'" in refused(packed(few, 0))
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     for text in (data, len(data).to_bytes(8, "little") + data):

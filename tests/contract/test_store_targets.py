@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from store_acts import NOTHING, SCORE, at_once, claimed, with_scores
 
-from headstart.entities import ImportState, RowsDraft, TargetDraft
+from headstart.entities import ImportReport, ImportState, RowsDraft, TargetDraft
 from headstart.errors import Conflict, HeadstartError, NotFound
 
 if TYPE_CHECKING:
@@ -92,6 +92,67 @@ def test_a_target_whose_test_nobody_knew_takes_the_rows(store: Store, tmp_path: 
     assert done.report.targets_new == 0
     target = store.target_named(SCORE.target)
     assert (target.id, target.rows_tested, target.task) == (done.report.target_id, 20, "classification")
+
+
+ASKED = PROFILE | {"asked_metric": "pearson"}
+
+
+def regression(folder: Path, name: str, profile: dict[str, Any] = PROFILE, metric: str = "spearman") -> Any:
+    found = batch(folder, name, task="regression", metric=metric, train_size=70)
+    assert found.rows is not None
+    return dataclasses.replace(found, rows=dataclasses.replace(found.rows, profile=profile))
+
+
+def test_rows_tell_what_a_score_table_does_not(store: Store, tmp_path: Path) -> None:
+    finish(store, with_scores(SCORE))
+    assert store.target_named(SCORE.target).metric == "accuracy"
+    finish(store, regression(tmp_path, SCORE.target))
+    target = store.target_named(SCORE.target)
+    assert (target.task, target.metric, target.train_size) == ("regression", "spearman", 70)
+
+
+def test_rows_say_how_many_are_learnt_from(store: Store, tmp_path: Path) -> None:
+    finish(store, dataclasses.replace(NOTHING, targets=(TargetDraft(name="stsb", train_size=5749),)))
+    finish(store, batch(tmp_path, "stsb", train_size=70))
+    assert store.target_named("stsb").train_size == 70
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_the_metric_asked_for_is_that_of_the_scores(store: Store, tmp_path: Path, scored: bool) -> None:
+    finish(store, regression(tmp_path, SCORE.target))
+    if scored:
+        finish(store, with_scores(SCORE))
+    again = claimed(store)
+    wanted = regression(tmp_path, SCORE.target, ASKED, "pearson")
+    if scored:
+        with pytest.raises(Conflict, match="has scores by spearman, and pearson is wanted of its rows"):
+            store.finish_import(again.id, again.attempt, wanted)
+    else:
+        store.finish_import(again.id, again.attempt, wanted)
+    kept = "spearman" if scored else "pearson"
+    assert store.target_named(SCORE.target).metric == kept
+    finish(store, regression(tmp_path, SCORE.target))  # asks for none
+    assert store.target_named(SCORE.target).metric == kept
+
+
+def test_a_published_classification_takes_no_rows_of_a_regression(store: Store, tmp_path: Path) -> None:
+    known = TargetDraft(name=SCORE.target, task="nli")
+    finish(store, dataclasses.replace(with_scores(SCORE), targets=(known,)))
+    item = claimed(store)
+    with pytest.raises(Conflict, match="has scores by accuracy, and spearman is wanted"):
+        store.finish_import(item.id, item.attempt, regression(tmp_path, SCORE.target))
+    target = store.target_named(SCORE.target)
+    assert (target.task, target.metric, target.fingerprint) == ("nli", "accuracy", None)
+
+
+def test_a_report_that_no_answer_can_hold_is_mended(store: Store) -> None:
+    found = dataclasses.replace(NOTHING, report=ImportReport(notes=("\udcff.csv",), files={"\udcff": "d"}))
+    report = finish(store, found).report
+    assert report is not None
+    assert (report.notes, report.files) == (("?.csv",), {"?": "d"})
+    item = claimed(store)
+    assert store.fail_import(item.id, item.attempt, "No file '\udcff'.")
+    assert store.get_import(item.id).error == "No file '?'."
 
 
 def test_a_stale_attempt_stores_no_rows(store: Store, tmp_path: Path, clock: Any) -> None:

@@ -147,6 +147,15 @@ def test_a_trusted_path_needs_no_root(tmp_path: Path) -> None:
         opened(str(tmp_path / "none"), trusted=True)
 
 
+def test_a_name_that_is_not_utf_8_is_listed_and_not_read(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"\xff.csv")).write_bytes(b"aa")
+    source = FolderSource(tmp_path, MEGA)
+    assert source.names() == ("\ufffd.csv",)
+    with pytest.raises(InvalidInput, match=r"is not UTF-8. Rename it."):
+        source.open("\ufffd.csv")
+    assert source.digests == {}
+
+
 def test_an_upload_is_read_from_the_store() -> None:
     source = opened("upload")
     assert isinstance(source, UploadSource)

@@ -58,6 +58,19 @@ def test_streamed_it_is_the_value_in_the_principal_components(shape: gbc.Shape) 
 
 
 @pytest.mark.parametrize("shape", ["spherical", "diagonal"])
+def test_classes_of_the_same_rows_are_not_below_minus_one(shape: gbc.Shape) -> None:
+    generator = np.random.default_rng(0)
+    y = np.repeat([0, 1], 50)
+    values = []
+    for _ in range(20):
+        z = generator.normal(size=(50, 20)).astype(np.float32)
+        x = np.concatenate([z, generator.permutation(z)])
+        values.append(gbc.estimate(stream_of(x, y), y, 64, shape, 1, 0).value)
+    assert min(values) == -1.0
+    assert max(values) == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize("shape", ["spherical", "diagonal"])
 def test_the_standard_error_is_that_of_a_row_bootstrap(shape: gbc.Shape) -> None:
     x, y = drawn(900, 4, 3, apart=1.0)
 

@@ -51,6 +51,33 @@ def test_shrunk_it_is_the_definition(n: int, d: int) -> None:
     assert found.details["shrinkage"] == pytest.approx(amount, rel=1e-9)
 
 
+@pytest.mark.parametrize(("n", "d"), [(600, 16), (60, 128)])
+@pytest.mark.parametrize("mean", [1e3, 1e4, 1e5])
+def test_far_from_the_origin_it_is_the_definition(n: int, d: int, mean: float) -> None:
+    x, y = drawn(n, d, 3)
+    far = (x.astype(np.float64) + mean).astype(np.float32)
+    value, amount = shrunk_by_definition(far, y)
+    found = hscore.estimate(stream_of(far, y), y, "ledoit-wolf", 1, 0)
+    assert found.value == pytest.approx(value, rel=1e-6)
+    assert found.details["shrinkage"] == pytest.approx(amount, rel=1e-6)
+
+
+def test_one_feature_far_from_the_origin_changes_nothing() -> None:
+    x, y = drawn(600, 16, 3)
+    x[:, 5] = np.round(64 * x[:, 5]) / 64  # so that fp32 holds it at 10,000 as well
+    far = x.copy()
+    far[:, 5] += 1e4
+    values = [hscore.estimate(stream_of(z, y), y, "ledoit-wolf", 1, 0).value for z in (x, far)]
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+
+
+@pytest.mark.parametrize(("n", "d"), [(40, 5), (20, 50)])
+def test_features_that_are_the_same_on_all_rows_are_refused(n: int, d: int) -> None:
+    y = np.arange(n) % 2
+    with pytest.raises(NotApplicable, match=f"the same on all {n} rows"):
+        hscore.estimate(stream_of(np.full((n, d), 0.3, np.float32), y), y, "ledoit-wolf", 1, 0)
+
+
 def test_a_singular_covariance_has_to_be_shrunk() -> None:
     x, y = drawn(30, 60, 3)
     with pytest.raises(NotApplicable, match="60 features over 30 rows is singular"):

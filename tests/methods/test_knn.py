@@ -63,7 +63,8 @@ def test_it_is_the_vote_of_the_nearest(k: int) -> None:
     found = on(x, y, 4, k=k)
     assert found.value == pytest.approx(np.mean(said == y), abs=1e-12)
     assert found.rows_tested == 400
-    assert found.stderr == pytest.approx(np.sqrt(found.value * (1 - found.value) / 400), rel=1e-6)
+    share = (400 * found.value + 2) / 404  # Agresti and Coull
+    assert found.stderr == pytest.approx(np.sqrt(share * (1 - share) / 404), rel=1e-6)
 
 
 def test_cosine_looks_at_directions_only() -> None:
@@ -159,6 +160,23 @@ def test_a_large_mean_does_not_drown_the_differences() -> None:
         nearest_others(x + np.float32(1000), 1)[0].tolist()
         == nearest_by_hand(x + np.float32(1000), 1).tolist()
     )
+
+
+@pytest.mark.parametrize("big", [1e4, 1e5])
+def test_a_feature_of_two_far_values_does_not_drown_the_others(big: float) -> None:
+    """In fp32 products, whose candidates then are as good as drawn at random."""
+    x, _ = clouds(n=500, d=32)
+    either = np.where(np.random.default_rng(3).random(500) < 0.5, big, -big).astype(np.float32)
+    x = np.column_stack([x, either])
+    assert nearest_others(x, 3)[0].tolist() == nearest_by_hand(x, 3).tolist()
+
+
+def test_rows_that_are_all_right_leave_a_doubt() -> None:
+    x, y = clouds(n=100)
+    x[:, 0] += 100 * y
+    found = on(x, y, 4)
+    assert found.value == 1.0
+    assert found.stderr == pytest.approx(np.sqrt(102 * 2 / 104**3))
 
 
 @pytest.mark.parametrize("k", [1, 4, 30])

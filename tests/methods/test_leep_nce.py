@@ -46,6 +46,16 @@ def test_a_head_that_knows_all_leaves_no_doubt_and_one_that_knows_nothing_all_of
     assert method.estimate(np.full((60, 4), 0.25), y, 1, 0).value == pytest.approx(-np.log(3))
 
 
+@pytest.mark.parametrize("method", [leep, nce])
+def test_rounding_does_not_lift_a_head_that_knows_all_above_zero(method: ModuleType) -> None:
+    generator = np.random.default_rng(0)
+    y = np.repeat([0, 1], 60)
+    for _ in range(50):
+        theta = np.kron(np.eye(2), generator.dirichlet(np.ones(3), size=60))
+        theta /= theta.sum(axis=1, keepdims=True)
+        assert -1e-12 < method.estimate(theta, y, 1, 0).value <= 0.0
+
+
 def test_a_head_that_is_always_sure_makes_both_the_same() -> None:
     theta, y = informed(500)
     sure = np.eye(5)[theta.argmax(axis=1)]

@@ -39,13 +39,25 @@ def test_gaussian_classes_are_told_apart_as_well_as_can_be() -> None:
     found = on(x, y, 2)
     assert found.value == pytest.approx(0.8413, abs=3 * found.stderr)  # Phi(1)
     assert found.rows_tested == 900
-    assert found.stderr == pytest.approx(np.sqrt(found.value * (1 - found.value) / 900))
+    share = (900 * found.value + 2) / 904  # Agresti and Coull
+    assert found.stderr == pytest.approx(np.sqrt(share * (1 - share) / 904))
     assert found.details["metric"] == "accuracy"
     assert found.details["converged"]
     assert found.details["matthews"] == pytest.approx(2 * found.value - 1, abs=0.02)
     assert found.details["macro_f1"] == pytest.approx(found.value, abs=0.02)
     assert found.details["null"]["mean"] == pytest.approx(0.5, abs=0.01)
     assert found.details["null"]["p"] == pytest.approx(1 / 201)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_rows_that_are_all_right_or_all_wrong_leave_a_doubt(right: bool) -> None:
+    x, y = two_gaussians(n=600, apart=40.0)
+    bench = fake_bench(x, y, classes=2)
+    if not right:
+        bench.found.roles["test"].labels = 1 - bench.found.roles["test"].labels
+    found = run(bench, LinearProbeParams())
+    assert found.value == float(right)
+    assert found.stderr == pytest.approx(np.sqrt(92 * 2 / 94**3))
 
 
 def test_noise_stays_at_the_floor() -> None:

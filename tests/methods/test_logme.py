@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
+from headstart.failures import NotApplicable
 from headstart.linalg import spectrum
 from headstart.methods import logme
 from tests.methods.drawn import bootstrap, drawn, stream_of
@@ -95,6 +96,14 @@ def test_an_exact_fit_is_finite_and_beats_a_noisy_one() -> None:
     values = [logme.estimate_values(stream_of(x, y), y, 1, 0).value for y in (exact, noisy)]
     assert np.isfinite(values).all()
     assert values[0] > values[1] + 5
+
+
+@pytest.mark.parametrize("value", [0.0, 2.5])
+def test_values_that_are_all_the_same_are_refused(value: float) -> None:
+    x, _ = drawn(100, 8, 2)
+    y = np.full(100, value)
+    with pytest.raises(NotApplicable, match="all 100 rows read have the same"):
+        logme.estimate_values(stream_of(x, y), y, 1, 0)
 
 
 def test_a_class_of_no_rows_changes_nothing() -> None:

@@ -11,8 +11,10 @@ import pytest
 
 from headstart.failures import NonFinite, NotApplicable
 from headstart.linalg import cholesky, ledoit_wolf, spectrum
-from headstart.methods import gbc, hscore, logme
+from headstart.methods import METHODS, gbc, hscore, logme
 from headstart.moments import Stream, indicators, moments
+from headstart.probe import permuted
+from tests.fake_bench import fake_bench
 from tests.methods.drawn import drawn, stream_of
 
 if TYPE_CHECKING:
@@ -36,6 +38,17 @@ def test_sums_over_blocks_are_sums_over_all_rows() -> None:
     assert found.quartic == pytest.approx(np.sum((centred**2).sum(axis=1) ** 2), rel=1e-10)
 
 
+def test_sums_of_a_centred_stream_keep_their_digits_far_from_the_origin() -> None:
+    x, y = drawn(9000, 6, 3)
+    x = (x.astype(np.float64) + 1e4).astype(np.float32)
+    exact = x.astype(np.float64)
+    found = moments(stream_of(x, y).centred(), indicators(y[None], 3), 3)
+    centred = exact - exact.mean(axis=0)
+    assert found.quartic == pytest.approx(np.sum((centred**2).sum(axis=1) ** 2), rel=1e-9)
+    assert found.power == pytest.approx(np.mean((exact**2).sum(axis=1)), rel=1e-12)
+    np.testing.assert_allclose(found.covariance, centred.T @ centred / 9000, rtol=1e-9, atol=1e-12)
+
+
 def test_fewer_rows_than_features_are_turned_and_keep_their_inner_products() -> None:
     x, y = drawn(20, 50, 2)
     stream = stream_of(x, y)
@@ -51,6 +64,13 @@ def test_features_that_are_no_numbers_are_refused(shape: tuple[int, int]) -> Non
     x[3, 2] = np.nan
     with pytest.raises(NonFinite, match="NaN or infinite"):
         logme.estimate_classes(stream_of(x, np.arange(len(x)) % 2), np.arange(len(x)) % 2, 1, 0)
+
+
+def test_infinite_features_are_refused_by_a_centred_stream() -> None:
+    x = np.ones((40, 5), dtype=np.float32)
+    x[3, 2], x[4, 2] = np.inf, -np.inf
+    with pytest.raises(NonFinite, match="NaN or infinite"):
+        stream_of(x, np.arange(40) % 2).centred()
 
 
 def test_features_that_are_all_zero_are_refused() -> None:
@@ -86,6 +106,26 @@ def test_a_singular_matrix_has_no_factor() -> None:
     assert cholesky(np.ones((2, 2))) is None
     assert cholesky(-np.eye(2)) is None
     np.testing.assert_allclose(cholesky(4 * np.eye(2)), 2 * np.eye(2))
+
+
+def test_labellings_take_no_more_room_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headstart.probe.HELD", 1000)
+    y = np.arange(30) % 3
+    assert len(permuted(y, 20, 0)) == 21
+    assert len(permuted(y, 200, 0)) == 1000 // 30
+    assert len(permuted(y, 20, 0, each=100)) == 10
+    assert len(permuted(y, 20, 0, each=10**6)) == 2
+    np.testing.assert_array_equal(permuted(y, 20, 0)[:10], permuted(y, 20, 0, each=100))
+
+
+@pytest.mark.parametrize("name", ["logme", "hscore", "gbc", "leep"])
+def test_a_null_of_fewer_draws_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = drawn(400, 12, 50)
+    monkeypatch.setattr("headstart.probe.HELD", 10 * 50 * 12)
+    bench = fake_bench(x, y, classes=50, share=(1.0, 1.0), source=np.full((400, 12), 1 / 12))
+    method = METHODS[name]
+    assert method.run is not None
+    assert method.run(bench, method.params()).details["null"]["draws"] == 9
 
 
 @dataclass

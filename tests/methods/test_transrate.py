@@ -32,6 +32,19 @@ def test_it_is_the_definition_above_and_below_the_width(n: int, d: int) -> None:
     assert found.value == pytest.approx(by_definition(x, y, 1e-4), rel=1e-9)
 
 
+def test_classes_of_the_same_rows_save_nothing_and_never_less() -> None:
+    generator = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], 30)
+    values = []
+    for _ in range(20):
+        part = generator.normal(size=(30, 5))
+        x = np.concatenate([generator.permutation(part) for _ in range(3)]).astype(np.float32)
+        values.append(transrate.estimate(x, y, 1e-4, 1, 0).value)
+    assert min(values) == 0.0
+    assert max(values) == pytest.approx(0.0, abs=1e-9)
+    assert transrate.METHOD.range == (0.0, np.inf)
+
+
 def test_the_scale_and_the_origin_of_the_features_do_not_matter() -> None:
     x, y = drawn(300, 5, 3)
     values = [transrate.estimate(z.astype(np.float32), y, 1e-4, 1, 0).value for z in (x, 8 * x + 2)]

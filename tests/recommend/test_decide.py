@@ -1,5 +1,7 @@
 """Order, probability and verdict."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -145,3 +147,25 @@ def test_the_chance_of_the_usual_worth_is_that_of_any_worth(fitted: Posterior) -
             decide.p_exceeds(view, m, s, decide.WORTH) for m, s in zip(found.mean, found.spread, strict=True)
         ]
         np.testing.assert_allclose(found.p_worth, each, rtol=1e-12)
+
+
+@pytest.mark.parametrize("times", [-10, 1, 10])
+def test_an_expected_score_stays_between_nothing_and_all(fitted: Posterior, times: float) -> None:
+    wild = dataclasses.replace(fitted, quality=times * fitted.quality)
+    rows = np.arange(1, 301)
+    for view in (decide.known_view(wild, 2), decide.unseen_view(wild, np.ones(24))):
+        found = decide.predict(wild, view, rows)
+        score = view.level + found.gain
+        assert score.min() >= 0
+        assert score.max() <= 100
+        assert ((found.low <= found.gain) & (found.gain <= found.high)).all()
+        uncut = decide.predict(wild, dataclasses.replace(view, level=float("nan")), rows)
+        assert (uncut.gain.max() > 100) == (abs(times) > 1)
+        inside = (view.level + uncut.gain >= 0) & (view.level + uncut.gain <= 100)
+        np.testing.assert_array_equal(found.gain[inside], uncut.gain[inside])
+
+
+def test_a_level_below_nothing_forces_no_gain(fitted: Posterior) -> None:
+    view = dataclasses.replace(decide.known_view(fitted, 2), level=-5.0)  # of a rank correlation
+    found = decide.predict(fitted, view, np.arange(1, 301))
+    assert found.gain.min() == 0

@@ -6,8 +6,8 @@ import pytest
 from headstart.recommend import decide
 from headstart.recommend.evidence import LOWER_IS_BETTER, PROBES
 from headstart.recommend.posterior import fit
-from headstart.recommend.probes import probe_covariate, reference
-from tests.recommend.evidence_of import evidence_of, probed
+from headstart.recommend.probes import ENOUGH, TYPICAL_SPREAD, probe_covariate, reference
+from tests.recommend.evidence_of import evidence_of, probed, world
 
 NOTHING = np.full((6, 3), np.nan)
 
@@ -84,10 +84,39 @@ def test_many_probes_are_measured_by_their_own_spread_and_few_by_the_usual_one()
         probe = np.append(0.5, 0.5 + 0.01 * np.random.default_rng(0).normal(size=count))
         evidence = evidence_of(np.full((count, 1), np.nan), probe=probe)
         found = probe_covariate(evidence, reference(evidence))
-        spreads.append((probe[1] - 0.5) / found[1])
+        spreads.append(min(1.0, (count + 1) / ENOUGH) * (probe[1] - 0.5) / found[1])
     assert spreads[0] == pytest.approx(0.01, rel=0.1)
     assert spreads[0] < spreads[1] < spreads[2] < 0.07
     assert spreads[2] > 0.04
+
+
+def test_a_few_probes_of_ones_own_hardly_move_what_finetunes_tell() -> None:
+    for seed in range(8):
+        gains = world(seed, checkpoints=40, targets=6)["gains"]
+        gains[8:], gains[:, 5] = np.nan, np.nan  # 8 checkpoints finetuned, none of them linearly probed
+        plain = evidence_of(gains)
+        values = np.full(41, np.nan)
+        values[[0, 30, 31]] = 0.5, 0.9, 0.45
+        few = probed(plain, values, target=5, method="linear_probe", stderr=0.02)
+        before, after = (
+            decide.predict(f, decide.known_view(f, 0), np.arange(1, 41)) for f in (fit(plain), fit(few))
+        )
+        assert after.gain[29] > after.gain[31] > after.gain[30], "they order what nothing else tells apart"
+        points = np.abs(after.gain - before.gain)
+        assert (points < 0.2 * (before.high - before.low)).all()
+        assert np.abs(after.p_beats - before.p_beats).max() < 0.1
+
+
+def test_a_full_reference_counts_in_full() -> None:
+    found = []
+    for count in (10, ENOUGH - 1, 5 * ENOUGH):  # and the vanilla
+        probe = np.append(0.5, 0.5 + 0.07 * np.linspace(-2, 2, count))
+        evidence = evidence_of(np.full((count, 1), np.nan), probe=probe)
+        low, high = np.quantile(probe, [0.1, 0.9])
+        spread = ((high - low) / 2.5631) ** min(1, (count + 1) / ENOUGH)
+        spread *= TYPICAL_SPREAD ** max(0, 1 - (count + 1) / ENOUGH)
+        found.append(probe_covariate(evidence, reference(evidence))[-1] * spread / 0.14)
+    assert found == pytest.approx([11 / 30, 1, 1])
 
 
 def test_a_spread_within_the_probes_own_error_makes_no_ranking() -> None:

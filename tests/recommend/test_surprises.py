@@ -273,7 +273,7 @@ def test_poor_probes_never_make_a_nan(values: list[float], vanilla_runs: int) ->
     [
         ([("logme", 9, 0.0, 0), ("knn", 9, 0.0, 0)], "logme, knn have no weight yet"),
         ([("logme", 9, 0.0, 40)], "logme has no weight: 40 finetunes"),
-        ([("logme", 2, 0.2, 40)], "logme says nothing of fewer than 3"),
+        ([("logme", 0, 0.2, 40)], "logme says nothing here: it takes 3 checkpoints probed alike"),
         ([("logme", 9, 0.2, 40)], "logme has a weight of 0.20, learnt from 40 finetunes"),
     ],
 )
@@ -281,6 +281,19 @@ def test_the_worth_of_probes_in_words(methods: list[tuple[str, int, float, int]]
     sentence = probes_in_words(9, "base", "rte", methods, reference=False)
     assert sentence.startswith(f"9 checkpoints were probed on rte in base; {said}")
     assert sentence.endswith(".")
+
+
+def test_methods_that_repeat_each_other_cost_the_same_twenty_cells_together() -> None:
+    error, variance, surprise = 0.3 * np.ones(20), np.full(20, 0.5), np.ones((20, 5))
+    known = np.ones((20, 5), dtype=bool)
+    known[:, 4] = False  # a method without a pair changes nothing for the others
+    surprise[:, 4] = 0
+    one, four = (learn(error, variance, surprise[:, at], known[:, at]) for at in (slice(1), slice(5)))
+    assert one.prior == PRIOR
+    assert four.weight.sum() == pytest.approx(one.weight[0], rel=1e-9)
+    assert four.shift(surprise) == pytest.approx(one.shift(surprise[:, :1]))
+    untaught = Weights(np.full(5, 0.1), four.prior * np.eye(5), known.sum(axis=0), four.prior)
+    assert untaught.doubt(surprise) == pytest.approx(0, abs=1e-12)
 
 
 def test_weights_are_recovered_and_cost_twenty_cells_to_be_believed() -> None:
@@ -304,6 +317,25 @@ def test_doubt_about_a_weight_comes_and_goes_with_the_evidence() -> None:
     assert doubts[0] == pytest.approx(0, abs=1e-12)
     assert doubts[1] == pytest.approx(PRIOR)
     assert doubts[2] < 1e-3
+
+
+def test_checkpoints_probed_under_a_protocol_each_are_told_apart_by_none() -> None:
+    _, evidence, _ = gains_and_probes(0, told=0.6)
+    evidence = dataclasses.replace(
+        evidence,
+        target_ids=np.append(evidence.target_ids, 900),
+        target_names=(*evidence.target_names, "x"),
+        target_rows=np.append(evidence.target_rows, np.nan),
+    )
+    for k in range(3):
+        values = np.full(CHECKPOINTS + 1, np.nan)
+        values[5 + k] = k
+        evidence = probed(evidence, values, target=TARGETS, protocol=1 + k)
+    fitted = fit(evidence)
+    assert fitted.probe_counts[TARGETS].tolist() == [3]
+    assert fitted.probe_known[TARGETS].tolist() == [0]
+    assert fitted.probe_known[0].tolist() == fitted.probe_counts[0].tolist() == [CHECKPOINTS]
+    assert not fitted.pair_shift[fitted.pair_target == TARGETS].any()
 
 
 def test_a_posterior_with_probes_survives_the_store() -> None:

@@ -85,6 +85,19 @@ def test_across_families_each_candidate_shows_its_own(catalogue: Live) -> None:
     assert "100 %" not in both + one, "a probability is never rounded to certainty"
 
 
+def test_a_name_may_hold_brackets_and_colons(working: Live, tmp_path: Path) -> None:
+    name = "m[/b]x:ok:"
+    (tmp_path / "t.csv").write_text(TABLE.replace("roberta-base", name))
+    printed(working, "import", "table", str(tmp_path / "t.csv"))
+    assert name in printed(working, "checkpoints")
+    assert name in printed(working, "scores")
+    deadline = time.monotonic() + 10
+    while "me/x" not in run(working, "families", name).stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert f"{name}, on targets like those known" in printed(working, "families", name)
+
+
 def test_limits_cross_pages(catalogue: Live) -> None:
     page = as_json(catalogue, "scores", "--limit", "3")
     assert len(page["items"]) == 3

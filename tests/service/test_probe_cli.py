@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,15 +14,16 @@ from job_service import BROKEN, NOT_FOR_IT, measuring
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
+from headstart.entities import CheckpointDraft, ImportBatch, ImportReport
 from headstart.method import Measurement
 from service import following, probe_cli
 from service.checkpoints_cli import local_path
 from service.cli import app
+from service.probe_cli import target_name_of
 from tests.checkpoint_folders import CARD, make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from click.testing import Result
     from live_service import Live
@@ -170,6 +172,82 @@ def test_what_is_wrong_is_one_sentence(live: Live, tmp_path: Path) -> None:
     assert "HEADSTART_ROOTS" in refused(live, "probe", "--checkpoint", "/etc", *arguments)
     assert "roberta-base" in refused(live, "probe", "--checkpoint", "roberta-bse", *arguments)
     assert run(live, "probe", *arguments).exit_code == 2
+
+
+def test_what_the_service_does_not_know_is_asked_of_the_hub(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "HINT_SECONDS", 0.0)
+    found = CheckpointDraft(family="f", name="me/mine", revision="c1")
+    batch = ImportBatch(checkpoints=(found,), targets=(), scores=(), report=ImportReport(), registers=found)
+
+    def answer() -> None:
+        item = live.store.claim_import(60, ("hub-checkpoint",))
+        assert item is not None
+        assert (item.source, item.params["family"]) == ("me/mine", None)
+        assert live.store.finish_import(item.id, item.attempt, batch) is not None
+
+    timer = threading.Timer(1.5, answer)
+    timer.start()
+    asked = ("probe", "--checkpoint", "me/mine", "--target", "rte", "--method", "gauge", "--no-wait")
+    result = run(live, *asked)
+    timer.join()
+    assert "gauge: job 1 is queued." in result.stdout, result.output
+    assert "'me/mine' yet: a worker asks the hub for it." in result.stderr
+    assert "Start one with: headstart serve --worker" in result.stderr
+    assert live.store.job(1).checkpoint == "me/mine"
+    assert run(live, *asked).stderr == ""  # it is known now
+
+
+def test_a_checkpoint_that_is_known_is_asked_of_nobody(live: Live) -> None:
+    before = live.store.imports().items
+    printed(
+        live,
+        *("probe", "--checkpoint", "alice/rob-mnli", "--target", "rte", "--method", "gauge", "--no-wait"),
+    )
+    assert live.store.job(1).checkpoint == "alice/rob-mnli"
+    assert live.store.imports().items == before
+
+
+def test_what_is_not_there_comes_with_its_remedy(live: Live) -> None:
+    before = live.store.imports().items
+    sentence = refused(live, "probe", "--checkpoint", "textattack/mnli", "--target", "nyu-mll/glue")
+    assert "There is no target 'nyu-mll/glue'." in sentence
+    assert "headstart targets add NAME" in sentence
+    assert "--hub ID --config CONFIG" in sentence
+    assert "Nearest known: rte." in refused(live, *PROBE[:3], "--target", "rt")
+    assert live.store.imports().items == before  # nothing was registered in vain
+    unknown = ("jobs", "submit", "gauge", "--checkpoint", "roberta-bse", "--target", "rte")
+    sentence = refused(live, *unknown)
+    assert "Nearest known: roberta-base. Register it by POST /checkpoints, or headstart check" in sentence
+    assert "headstart targets add" in refused(live, *unknown[:4], "roberta-base", "--target", "sst2")
+
+
+def test_rows_are_named_by_their_file_or_folder(live: Live, tmp_path: Path) -> None:
+    rows = "text,label\n" + "".join(f"row {n} of it,{'ab'[n % 2]}\n" for n in range(60))
+    file = tmp_path / "roots" / "tickets" / "train.csv"
+    file.parent.mkdir()
+    file.write_text(rows)
+    asked = ("probe", "--checkpoint", "roberta-base", "--method", "gauge", "--no-wait", "--target")
+    printed(live, *asked, str(file))
+    printed(live, *asked, str(file), "--target-name", "mine")
+    assert {job.target for job in live.store.jobs().items} == {"tickets", "mine"}
+    assert run(live, *asked, "rte", "--target-name", "mine").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/data/tickets.csv.gz", "tickets"),
+        ("/data/tickets", "tickets"),
+        ("/data/.tickets.csv", "tickets"),
+        ("/data/tickets/train.csv", "tickets"),
+        ("/data/tickets/dev/Test.jsonl", "tickets"),
+        ("/train.csv", "train"),
+    ],
+)
+def test_a_role_names_no_rows(path: str, name: str) -> None:
+    assert target_name_of(Path(path)) == name
 
 
 def test_who_waits_is_told_that_no_worker_is_there(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 from live_service import Live, serving, settings
 
 from bench.evidence import FAMILY, TARGETS, fill
-from headstart.entities import CheckpointDraft, ImportBatch, ImportReport, ScoreDraft
+from headstart.entities import CheckpointDraft, ImportBatch, ImportReport, ScoreDraft, TargetDraft
 from headstart.refit import refit_stale
 from service.advice_schemas import Advice
 from service.snapshot import FamilySnapshot, Snapshots
@@ -213,18 +213,28 @@ def test_an_empty_store_says_what_to_do(store: Store) -> None:
 
 
 def add(store: Store, *scores: ScoreDraft) -> None:
+    _finish(
+        store,
+        ImportBatch(
+            checkpoints=tuple(
+                CheckpointDraft(family=s.family, name=s.checkpoint, is_vanilla=s.checkpoint == s.family)
+                for s in scores
+            ),
+            targets=(),
+            scores=scores,
+            report=ImportReport(),
+        ),
+    )
+
+
+def add_target(store: Store, target: TargetDraft) -> None:
+    _finish(store, ImportBatch(checkpoints=(), targets=(target,), scores=(), report=ImportReport()))
+
+
+def _finish(store: Store, batch: ImportBatch) -> None:
     made = store.queue_import(store.create_import("table", "upload").id)
     claimed = store.claim_import(60)
     assert claimed is not None
-    batch = ImportBatch(
-        checkpoints=tuple(
-            CheckpointDraft(family=s.family, name=s.checkpoint, is_vanilla=s.checkpoint == s.family)
-            for s in scores
-        ),
-        targets=(),
-        scores=scores,
-        report=ImportReport(),
-    )
     assert store.finish_import(made.id, claimed.attempt, batch) is not None
 
 
@@ -266,6 +276,50 @@ def test_new_evidence_swaps_the_snapshot_and_quarantine_takes_it_back(store: Sto
     assert again is not None
     board = again.families["base"].board(None, None, None)
     assert again.families["base"].names[board.top(1, board_any())[0].row] != "star"
+
+
+def test_a_target_nobody_has_a_score_on_is_answered_when_it_is_there(store: Store) -> None:
+    add(
+        store,
+        *(finetune("base", t, 0.7, k) for t in "abc" for k in range(3)),
+        *(finetune(f"m{i}", t, 0.7 + i / 100) for t in "abc" for i in range(5)),
+    )
+    refit_stale(store)
+    with serving(store, settings()) as live:
+        question = {"target": {"name": "tickets"}}
+        live.problem("POST", "/recommend", 404, json=question)
+        before = live.http.post("/recommend", json={})
+        add_target(store, TargetDraft(name="tickets"))
+        deadline = time.monotonic() + 10
+        while (found := live.http.post("/recommend", json=question)).status_code == 404:
+            assert time.monotonic() < deadline, "a target without a score is never answered"
+            time.sleep(0.02)
+        assert found.json()["families"][0]["target"]["basis"] == "others"
+        assert live.http.post("/recommend", json={}).json() == before.json()
+
+
+def test_targets_are_read_anew_and_families_only_if_they_must(store: Store) -> None:
+    add(store, *(finetune(c, "a", 0.7 + n / 50) for n, c in enumerate(("base", "m0", "m1"))))
+    refit_stale(store)
+    snapshots = Snapshots(store, 60)
+    assert snapshots.refresh()
+    first = snapshots.current
+    add_target(store, TargetDraft(name="x"))
+    assert snapshots.refresh()
+    second = snapshots.current
+    assert first is not None
+    assert second is not None
+    assert set(second.targets_by_name) == {"a", "x"}
+    assert second.families == first.families, "the boards made for them hold"
+    add_target(store, TargetDraft(name="x", train_size=500))
+    assert snapshots.refresh()
+    third = snapshots.current
+    assert third is not None
+    assert third.targets_by_name["x"].train_size == 500
+    assert third.families["base"] is not second.families["base"]
+    assert len({one.tag for one in (first, second, third)}) == 3, "an answer to x is another one"
+    assert {one.evidence_version for one in (first, second, third)} == {1}
+    assert not snapshots.refresh()
 
 
 def test_a_failure_beside_the_traffic_does_not_end_the_watch(

@@ -83,11 +83,17 @@ def test_probes_on_the_asked_target_are_shown_and_weigh_what_finetunes_taught(st
         store,
         *(linear_probe(f"m{i}", t, 0.5 + 0.1 * own[i, k]) for k, t in enumerate("abc") for i in range(40)),
     )
+    # three checkpoints probed on y, no two of them alike
+    apart = [replace(linear_probe(f"m{i}", "y", i / 9), method_version=str(10 + i)) for i in range(3)]
+    add(store, *apart)
     refit_stale(store)
     with serving(store, settings()) as live:
         taught = ask(live, family="base", target={"name": "x"}, limit=40)
+        alone = ask(live, family="base", target={"name": "y"})
     weight = taught["families"][0]["probe_weights"]["linear_probe"]
     assert weight["cells"] == 120
+    assert alone["families"][0]["target"]["probed"] == 3
+    assert "linear_probe says nothing here" in alone["notes"][-1]
     assert weight["weight"] > 3 * weight["stderr"]
     assert f"weight of {weight['weight']:.2f}, learnt from 120 finetunes" in taught["notes"][-1]
     place = {name: rank for rank, name in enumerate(names(taught))}

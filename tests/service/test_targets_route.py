@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -149,6 +150,17 @@ def test_a_path_outside_the_roots(live: Live, roots: Path, path: str) -> None:
     problem = live.problem("POST", "/targets", 403, json=SET | {"path": path.format(roots=roots)})
     assert "HEADSTART_ROOTS" in problem["detail"]
     assert problem["errors"][0]["field"] == "path"
+    assert no_imports(live)
+
+
+def test_a_path_that_cannot_be_resolved(live: Live, roots: Path) -> None:
+    (roots / "loop").symlink_to(roots / "loop")
+    (roots / os.fsdecode(b"\xff")).mkdir()
+    (roots / "stray").symlink_to(roots / os.fsdecode(b"\xff"))
+    for name in ("loop", "stray"):
+        problem = live.problem("POST", "/targets", 422, json=SET | {"path": str(roots / name)})
+        assert "cannot be resolved. Check it." in problem["detail"]
+        assert problem["errors"][0]["field"] == "path"
     assert no_imports(live)
 
 

@@ -107,3 +107,13 @@ def test_targets_are_listed_whole(store: Store, fill: Fill) -> None:
     fill(targets=[TargetDraft(name=f"t{i}") for i in range(60)])
     assert [t.name for t in store.all_targets()] == [f"t{i}" for i in range(60)]
     assert store.target(store.target_named("t7").id).name == "t7"
+
+
+def test_a_new_target_and_a_detail_that_becomes_known_can_be_told(store: Store, fill: Fill) -> None:
+    seen = [store.target_details()]
+    for target in (TargetDraft(name="x"), TargetDraft(name="y"), TargetDraft(name="x", train_size=9)):
+        fill(targets=(target,))
+        seen.append(store.target_details())
+    assert len(set(seen)) == 4
+    fill(replace(SCORE, target="x"), targets=(TargetDraft(name="x", train_size=9),))
+    assert store.target_details() == seen[-1], "scores are no detail of a target"

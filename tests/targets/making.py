@@ -31,6 +31,12 @@ def rows_of(size: int, classes: tuple[str, ...] = ("no", "yes"), start: int = 0)
     ]
 
 
+GOOD = rows_of(60)
+PAIRS = [
+    {"premise": f"p {k // 4}", "hypothesis": f"h {k}", "label": ("no", "yes")[k % 2]} for k in range(400)
+]
+
+
 def jsonl(rows: list[Row]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
@@ -41,6 +47,9 @@ def csv_of(rows: list[Row]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
+
+
+TWO_ROLES = {"train.csv": csv_of(GOOD), "test.csv": csv_of(rows_of(20, start=100))}
 
 
 def parquet_of(rows: list[Row]) -> bytes:

@@ -31,6 +31,12 @@ def test_named_ones_come_first() -> None:
     assert find_columns("t.csv", 1, names, Columns(text="body")) == Found("body", None, "label")
 
 
+def test_labels_may_be_missing_where_none_are_needed() -> None:
+    for names, wanted in ((["id", "text"], Columns()), (["text", "label"], Columns(label="topic"))):
+        assert find_columns("t.csv", 1, names, wanted, labelled=False) == Found("text", None, None)
+    assert find_columns("t.csv", 1, ["text", "label"], Columns(), labelled=False).label == "label"
+
+
 @pytest.mark.parametrize(
     ("names", "wanted", "sentence"),
     [

@@ -8,28 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
-from making import LIMITS, csv_of, jsonl, made, parquet_of, profile_of, refused, rows_of, run, stored_rows
+from making import (
+    GOOD,
+    PAIRS,
+    csv_of,
+    jsonl,
+    made,
+    parquet_of,
+    profile_of,
+    rows_of,
+    run,
+    stored_rows,
+)
 from pyarrow import parquet
 
-from headstart.evidence.ingest import ImportLimits, run_next
-from headstart.store import Store
 from headstart.targets.texts import LONGEST_TEXT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-PAIRS = [
-    {"premise": f"p {k // 4}", "hypothesis": f"h {k}", "label": ("no", "yes")[k % 2]} for k in range(400)
-]
+    from headstart.store import Store
+
 WRITTEN = {"csv": csv_of, "jsonl": jsonl, "parquet": parquet_of}
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    opened = Store("sqlite://")
-    yield opened
-    opened.close()
 
 
 # the same rows are the same target
@@ -62,6 +62,25 @@ def test_other_rows_are_another_target(change: dict[str, str], same: bool) -> No
     first = made({"train.jsonl": jsonl(rows)} | test).fingerprint
     other = made({"train.jsonl": jsonl([rows[0] | change, *rows[1:]])} | test).fingerprint
     assert (first == other) is same
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
+def test_short_floats_are_what_they_say(kind: pa.DataType) -> None:
+    rows = [{"text": f"t {k}", "label": k / 100} for k in range(101)]
+    schema = pa.schema([("text", pa.string()), ("label", kind)])
+    sink = pa.BufferOutputStream()
+    parquet.write_table(pa.Table.from_pylist(rows, schema), sink)
+    same = made({"t.parquet": sink.getvalue().to_pybytes()})
+    assert same.fingerprint == made({"t.csv": csv_of(rows)}).fingerprint
+
+
+def test_truth_is_written_alike() -> None:
+    rows = [{"text": f"t {k}", "label": k % 2 == 0} for k in range(60)]
+    first = made({"t.jsonl": jsonl(rows)}).fingerprint
+    assert set(profile_of({"t.parquet": parquet_of(rows)})["classes"]) == {"true", "false"}
+    for write in (str, str.lower, str.upper):
+        told = [row | {"label": write(str(row["label"]))} for row in rows]
+        assert made({"t.csv": csv_of(told)}).fingerprint == first
 
 
 def test_a_role_is_part_of_the_fingerprint() -> None:
@@ -116,6 +135,15 @@ def test_numbers_are_a_regression(store: Store, tmp_path: Path) -> None:
     assert made({"t.jsonl": jsonl(whole)}, task="regression").classes is None
 
 
+def test_the_metric_of_the_same_rows_is_the_one_asked_for_last(store: Store) -> None:
+    files = {"t.jsonl": jsonl([{"text": f"t {k}", "score": k / 7} for k in range(100)])}
+    found = []
+    for wish in ({}, {"metric": "pearson"}, {}, {"metric": "spearman"}):
+        assert run(store, files, **wish).error is None
+        found.append(store.target_named("set").metric)
+    assert found == ["spearman", "pearson", "pearson", "spearman"]
+
+
 # roles
 
 
@@ -139,7 +167,7 @@ def test_validation_is_the_test_where_no_test_is_labelled() -> None:
     unlabelled = profile_of(files | {"test.jsonl": jsonl(hidden)})
     assert unlabelled["rows"] == without["rows"]
     assert unlabelled["dropped"] == {"test": {"no_label": 30}}
-    assert "30 rows of test have no label and were left out." in unlabelled["warnings"]
+    assert "Left out: 30 rows of test without a label." in unlabelled["warnings"]
 
 
 def test_rows_that_cannot_be_used_are_counted() -> None:
@@ -152,7 +180,7 @@ def test_rows_that_cannot_be_used_are_counted() -> None:
     assert profile["rows"] == {"train": 300, "validation": 50, "test": 250}
     assert profile["dropped"] == {"train": {"empty_text": 2, "no_label": 1}, "test": {"unseen_label": 2}}
     assert set(profile["classes"]) == {"no", "yes"}
-    assert "2 rows of test have a label that train does not have and were left out." in profile["warnings"]
+    assert "Left out: 2 rows of test with a label that train does not have." in profile["warnings"]
 
 
 def test_a_text_of_a_million_characters_is_cut_and_told() -> None:
@@ -162,17 +190,26 @@ def test_a_text_of_a_million_characters_is_cut_and_told() -> None:
         assert profile["cut"] == {"train": 1}
         longest = max(profile["characters"][role]["most"] for role in profile["rows"])
         assert longest == LONGEST_TEXT
-        assert any("longer than 100,000 characters" in said for said in profile["warnings"])
+        assert "Cut at 100,000 characters: 1 text of train." in profile["warnings"]
 
 
-def test_other_columns_and_files_are_passed_over(store: Store) -> None:
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_other_columns_are_passed_over(form: str) -> None:
     nested = [row | {"idx": k, "tokens": [{"b": k}]} for k, row in enumerate(rows_of(60))]
-    for form in ("jsonl", "parquet"):
-        files = {"labels.csv": b"a\n", "README.md": b"# Hi\n", "test.csv": csv_of(rows_of(20, start=100))}
-        done = run(store, files | {f"train.{form}": WRITTEN[form](nested)}, name=form)
-        assert done.error is None
-        assert done.report is not None
-        assert done.report.notes[-1] == "Passed over, since their names are of no role: labels.csv."
+    assert profile_of({f"train.{form}": WRITTEN[form](nested)})["rows"]["train"] == 42
+
+
+@pytest.mark.parametrize("columns", [{}, {"text": "text", "label": "label"}])
+def test_a_test_without_a_column_of_labels_has_none(columns: dict[str, str]) -> None:
+    dev, hidden = rows_of(40, start=100), [{"id": k, "text": f"hidden {k}"} for k in range(30)]
+    files = {"train.csv": csv_of(GOOD), "test.csv": csv_of(hidden), "dev.csv": csv_of(dev)}
+    profile = profile_of(files, columns=columns)
+    assert profile["rows"]["test"] == 40
+    assert profile["origins"]["test"] == "dev.csv (validation, since there is no labelled test)"
+    assert profile["columns"]["label"] == "label"
+    assert "Left out: 30 rows of test without a label." in profile["warnings"]
+    split = profile_of({name: files[name] for name in ("train.csv", "test.csv")}, columns=columns)
+    assert split["rows"]["test"] == 12
 
 
 def test_columns_are_taken_as_named() -> None:
@@ -180,164 +217,3 @@ def test_columns_are_taken_as_named() -> None:
     profile = profile_of({"t.csv": csv_of(rows)}, columns={"text": "body", "label": "kind"})
     assert profile["columns"] == {"text": "body", "text_pair": None, "label": "kind"}
     assert set(profile["classes"]) == {"k0", "k1", "k2"}
-
-
-# bad input: a sentence, a remedy, and nothing stored
-
-GOOD = rows_of(60)
-LONG_CLASSES = [{"text": f"t {k}", "label": f"class {k // 2}"} for k in range(2100)]
-BAD: dict[str, tuple[dict[str, bytes], str]] = {
-    "empty file": ({"t.csv": b""}, "t.csv, line 1, column 'text': the file is empty"),
-    "only a header": ({"t.csv": b"text,label\n"}, "the set is empty"),
-    "empty Parquet": ({"t.parquet": parquet_of(GOOD[:0])}, "no column is known to hold the text"),
-    "empty train": (
-        {"train.csv": b"text,label\n", "test.csv": csv_of(GOOD)},
-        "The train role has no rows. Give some",
-    ),
-    "one class": ({"t.csv": csv_of(rows_of(60, ("no",)))}, "Every label of train is 'no'"),
-    "one class in train": (
-        {"train.csv": csv_of(rows_of(60, ("no",))), "test.csv": csv_of(GOOD)},
-        "Every label of train is 'no'",
-    ),
-    "one value": (
-        {"t.jsonl": jsonl([row | {"label": 0.5} for row in GOOD])},
-        "Every label of train is the same number",
-    ),
-    "a class with one row": (
-        {"t.csv": csv_of([*GOOD, {"text": "x", "label": "odd"}])},
-        "The class has a single row: 'odd'. Add rows, remove these, or merge them",
-    ),
-    "ids as labels": (
-        {"t.csv": csv_of([{"text": f"t {k}", "label": k} for k in range(60)])},
-        "60 classes have a single row: '0', '1', '10', '11', '12', ....",
-    ),
-    "too many classes": ({"t.csv": csv_of(LONG_CLASSES)}, "1,050 classes with 2.0 rows each on average"),
-    "no labels": (
-        {"t.jsonl": jsonl([row | {"label": None} for row in GOOD])},
-        "None of the 60 rows of train has a label",
-    ),
-    "no label column": ({"t.jsonl": jsonl([{"text": "a"}])}, "no column is known to hold the label"),
-    "no text column": (
-        {"t.csv": b"label,foo\na,b\n"},
-        "no column is known to hold the text: there are 'label'",
-    ),
-    "mixed types": (
-        {"t.jsonl": jsonl([*GOOD, {"text": "x", "label": 3}])},
-        "t.jsonl, line 61, column 'label': the label '3' is a whole number, and 'no' in t.jsonl, line 1",
-    ),
-    "a text that is a number": ({"t.jsonl": jsonl([{"text": 5, "label": "a"}])}, "this is of type int"),
-    "a text that is a list": ({"t.jsonl": jsonl([{"text": ["a"], "label": "a"}])}, "the field is nested"),
-    "duplicate columns": ({"t.csv": b"text,label,text\na,b,c\n"}, "the column stands there twice"),
-    "duplicate keys": (
-        {"t.jsonl": b'{"text": "a", "label": "b", "text": "c"}\n'},
-        "a field stands there twice",
-    ),
-    "not UTF-8": (
-        {"t.csv": "text,label\ncaf\xe9,a\n".encode("latin-1")},
-        "t.csv, line 2, column '(whole line)'",
-    ),
-    "a list": ({"t.json": b'[{"text": "a", "label": "b"}]\n'}, "Write one object a line, no list"),
-    "a gzip bomb": (
-        {"t.jsonl.gz": gzip.compress(jsonl([{"text": "x" * 4_000_000, "label": "a"}]))},
-        "expands to more than 200 times its size",
-    ),
-    "broken gzip": ({"t.csv.gz": gzip.compress(csv_of(GOOD))[:-20]}, "is not a whole gzip file"),
-    "truncated Parquet": ({"t.parquet": parquet_of(GOOD)[:-30]}, "not a Parquet file that can be read"),
-    "a line without end": (
-        {"t.csv": b"text,label\n" + b"x" * (17 << 20)},
-        "the line is longer than 16777216",
-    ),
-    "two files of a role": (
-        {"train.csv": csv_of(GOOD), "dev.csv": csv_of(GOOD), "valid.jsonl": jsonl(GOOD)},
-        "dev.csv and valid.jsonl are both the validation role",
-    ),
-    "no train": (
-        {"a.csv": csv_of(GOOD), "b.csv": csv_of(GOOD)},
-        "None of the files is train: there are a.csv, b.csv",
-    ),
-    "no table": ({"a.txt": b"a", "b.txt": b"b"}, "There is no table in upload"),
-    "a pair and a single": (
-        {"train.csv": csv_of(GOOD), "test.csv": csv_of(PAIRS)},
-        "here a row has 2 texts, and train.csv has 1",
-    ),
-    "labels of two worlds": (
-        {"train.csv": csv_of(GOOD), "test.csv": csv_of(rows_of(20, ("neg", "pos")))},
-        "No row of test has a label that train has",
-    ),
-    "two texts": (
-        {"t.csv": csv_of([{"text": f"t {k % 2}", "label": k % 2} for k in range(50)])},
-        "2 different texts, too few to split",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_told_and_leaves_nothing(name: str) -> None:
-    files, sentence = BAD[name]
-    assert sentence in refused(files)
-
-
-def test_bad_wishes_are_told() -> None:
-    files = {"t.csv": csv_of(GOOD)}
-    assert "Did you mean 'text'?" in refused(files, columns={"text": "txt"})
-    assert "the metric 'spearman' is none of a classification" in refused(files, metric="spearman").lower()
-    assert "'no' is no number, and the task is a regression" in refused(files, task="regression")
-
-
-def test_a_short_file_of_long_texts_holds_no_more_than_it_may() -> None:
-    text = pa.array(["x" * 200_000]).dictionary_encode()
-    rows = 10_000  # two gigabytes of text, in a file of some kilobytes
-    table = pa.table(
-        {
-            "text": pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), text.dictionary),
-            "label": ["a", "b"] * (rows // 2),
-        }
-    )
-    sink = pa.BufferOutputStream()
-    parquet.write_table(table, sink)
-    data = sink.getvalue().to_pybytes()
-    assert len(data) < 200_000
-    assert "The train role holds more than 33554432 bytes of text" in refused({"t.parquet": data})
-
-
-def test_too_many_rows_are_too_many(store: Store) -> None:
-    item = store.create_import("target", "upload", {"name": "set"})
-    store.append_upload(item.id, "t.csv", csv_of(GOOD))
-    store.queue_import(item.id)
-    few = ImportLimits(roots=(), allow_private=False, max_rows=59, max_bytes=1 << 20, lease_seconds=60.0)
-    assert run_next(store, few)
-    assert "t.csv goes over 59 rows" in (store.get_import(item.id).error or "")
-
-
-# paths
-
-
-def from_path(store: Store, path: Path, *roots: Path) -> str | None:
-    limits = ImportLimits(
-        roots=roots, allow_private=False, max_rows=LIMITS.max_rows, max_bytes=1 << 20, lease_seconds=60.0
-    )
-    item = store.queue_import(store.create_import("target", str(path), {"name": "set"}).id)
-    assert run_next(store, limits)
-    return store.get_import(item.id).error
-
-
-def test_a_folder_or_file_under_a_root_is_read(store: Store, tmp_path: Path) -> None:
-    folder = tmp_path / "set"
-    (folder / "test.csv").mkdir(parents=True)  # folders in it are not read
-    (folder / "train.csv").write_bytes(csv_of(GOOD))
-    assert from_path(store, folder, tmp_path) is None
-    assert from_path(store, folder / "train.csv", tmp_path) is None
-
-
-def test_what_lies_outside_is_not_read(store: Store, tmp_path: Path) -> None:
-    root, outside = tmp_path / "root", tmp_path / "outside"
-    root.mkdir()
-    outside.mkdir()
-    (outside / "train.csv").write_bytes(csv_of(GOOD))
-    (root / "link").symlink_to(outside)
-    (root / "set").mkdir()
-    (root / "set" / "train.csv").symlink_to(outside / "train.csv")
-    for path in (outside, root / "link", root / "set", root / ".." / "outside"):
-        assert "HEADSTART_ROOTS" in (from_path(store, path, root) or "")
-    assert "There is no file or folder" in (from_path(store, root / "nothing", root) or "")
-    assert store.all_targets() == ()

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from headstart.failures import NotApplicable
 from tests.worker.tiny_checkpoints import ARCHITECTURES, DECODERS, HIDDEN, LAYERS, POSITIONS, make_tiny
-from worker.bodies import Body, layer_modules, load_body, tap
+from worker.bodies import Body, load_body, tap
 from worker.checkpoints import read_folder
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def test_a_body_gives_what_the_library_gives(tiny: dict[str, Path], name: str) -
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_body_knows_itself(tiny: dict[str, Path], name: str) -> None:
     body = load(tiny[name])
-    assert (body.layers, body.dimension, len(layer_modules(body))) == (LAYERS, HIDDEN, LAYERS)
+    assert (body.layers, body.dimension, body.padded) == (LAYERS, HIDDEN, True)
     assert body.architecture == ("deberta-v2" if name == "deberta-v3" else name)
     assert body.causal is (name in DECODERS)
     assert body.pooling == ("last" if name in DECODERS else "mean")
@@ -183,6 +183,27 @@ def test_a_t5_classifier_gives_features_without_its_head(tiny: dict[str, Path]) 
     body = load(tiny["t5-3"], with_head=True)
     assert body.classify is None
     assert "encoder" in body.loading["head"]
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "t5"])
+@pytest.mark.parametrize(
+    "switch", [{"return_dict": False}, {"output_hidden_states": True}, {"output_attentions": True}]
+)
+def test_switches_of_the_configuration_change_nothing(
+    tmp_path: Path, name: str, switch: dict[str, bool]
+) -> None:
+    folder = make_tiny(name, tmp_path / "c", labels=3)
+    body = load(folder, with_head=True)
+    inputs = inputs_of(body, TEXT)
+    expected = seen(body, "last", inputs)
+    rewrite(folder, switch)
+    switched = load(folder, with_head=True)
+    torch.testing.assert_close(seen(switched, "last", inputs), expected, rtol=0, atol=0)
+    with torch.inference_mode():
+        told = switched.model(**inputs)
+        assert not {"hidden_states", "attentions"} & set(told)
+        if body.classify is not None:
+            torch.testing.assert_close(switched.classify(told), body.classify(body.model(**inputs)))
 
 
 def test_the_norms_of_old_checkpoints_are_found_under_their_old_names(tmp_path: Path) -> None:

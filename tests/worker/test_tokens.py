@@ -12,7 +12,7 @@ from headstart.workbench import Cancelled
 from tests.worker.small_rows import ignore, make_rows, make_texts
 from tests.worker.tiny_checkpoints import make_tokenizer
 from worker.cache import Cache
-from worker.tokens import MARGIN_CHARACTERS, SAFE_CHARACTERS, Tokens, open_tokens
+from worker.tokens import LONGER, MARGIN_CHARACTERS, SAFE_CHARACTERS, Tokens, open_tokens
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,6 +123,43 @@ def test_a_text_of_a_million_characters_is_cut_before_the_tokenizer_sees_it(
     assert tokens.lengths.tolist() == [16, 4]
     assert tokens.truncated == 1
     assert max(seen) == SAFE_CHARACTERS * 16 + MARGIN_CHARACTERS
+
+
+MOST = SAFE_CHARACTERS * 16 + MARGIN_CHARACTERS  # characters of a text that are looked at first
+GAPS = {
+    "blanks": " " * 2 * MOST,
+    "lines": "\n" * 2 * MOST,
+    "word": "x" * 2 * MOST,
+    "zeros": "\u200b" * 2 * MOST,
+}
+
+
+@pytest.mark.parametrize("gap", GAPS)
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("pairs", [False, True])
+def test_what_stands_behind_many_characters_without_tokens_is_kept(
+    tmp_path: Path, gap: str, side: str, pairs: bool
+) -> None:
+    tokenizer = make_tokenizer("bert")
+    tokenizer.truncation_side = side
+    text, other = f"a bad film {GAPS[gap]} was good", "long " * 20
+    rows = make_rows(tmp_path / "rows", {"train": [text, "x"]}, {"train": [other, "y"]} if pairs else None)
+    tokens = opened(tmp_path, tokenizer, rows)
+    given = (text, other) if pairs else (text,)
+    assert tokens.ids(0).tolist() == tokenizer(*given, truncation=True, max_length=16)["input_ids"]
+    assert tokens.truncated == int(pairs)
+
+
+def test_what_follows_enough_tokens_without_any_is_not_missed(tmp_path: Path) -> None:
+    text = "good " * 14 + " " * 2 * MOST  # with two special tokens as long as may be
+    tokens = opened(tmp_path, make_tokenizer("bert"), make_rows(tmp_path / "rows", {"train": [text]}))
+    assert (tokens.lengths.tolist(), tokens.truncated) == ([16], 0)
+
+
+def test_more_characters_than_the_longer_cut_are_never_looked_at(tmp_path: Path) -> None:
+    text = " " * LONGER * MOST + "good"
+    tokens = opened(tmp_path, make_tokenizer("bert"), make_rows(tmp_path / "rows", {"train": [text]}))
+    assert (tokens.lengths.tolist(), tokens.truncated) == ([2], 1)
 
 
 def test_a_long_second_text_is_cut_too(tmp_path: Path) -> None:
