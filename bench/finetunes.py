@@ -16,11 +16,15 @@ import itertools
 import json
 import random
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from worker.device import has_fast_bf16
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SOURCES = ("snli_cad", "sst2", "clinc150")
 TARGETS = ("tweeteval_emotion", "trec_coarse", "cola")
@@ -45,7 +49,7 @@ def read(folder: Path, role: str, most: int) -> tuple[list[tuple[str, ...]], lis
     ]
 
 
-def batches(encoded: list[list[int]], order: list[int], tokenizer: object):  # type: ignore[no-untyped-def]
+def batches(encoded: list[list[int]], order: list[int], tokenizer: Any) -> Iterator[tuple[list[int], Any]]:
     """Batches of rows of like length, in a random order of batches."""
     chunks = [order[at : at + BATCH * 16] for at in range(0, len(order), BATCH * 16)]
     for chunk in chunks:
@@ -53,7 +57,7 @@ def batches(encoded: list[list[int]], order: list[int], tokenizer: object):  # t
         parts = [chunk[at : at + BATCH] for at in range(0, len(chunk), BATCH)]
         random.shuffle(parts)
         for part in parts:
-            yield part, tokenizer.pad({"input_ids": [encoded[i] for i in part]}, return_tensors="pt")  # type: ignore[attr-defined]
+            yield part, tokenizer.pad({"input_ids": [encoded[i] for i in part]}, return_tensors="pt")
 
 
 def finetune(start: Path, dataset: Path, rows: int, seed: int, keep: Path | None = None) -> float:

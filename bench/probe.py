@@ -22,26 +22,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
+from datasets import ClassLabel, Dataset, Features, Value
 from rich.console import Console
 from rich.table import Table
 
-from bench.finetunes import minilm
+from bench.finetunes import minilm, read
 from headstart.entities import Checkpoint, Target
 from headstart.evidence.ingest import Errand, ImportLimits
 from headstart.methods import METHODS
 from headstart.rows import RowsFile
 from headstart.targets.files import read_target
 from headstart.targets.spec import TargetSpec
-from headstart.workbench import FeatureSpec
+from headstart.workbench import FeatureSpec, Precision
 from tests.fake_bench import fake_bench
 from worker import features as feature_pass
+from worker.bodies import load_body
 from worker.cache import Cache
 from worker.checkpoints import find_files
 from worker.device import device_name, pick_device, pick_dtype
+from worker.forward import BUDGETS, Budget, collate
+from worker.tokens import open_tokens
 from worker.workbench import ChildWorkbench, Premises
 
 THREE = ("logme", "hscore", "knn")
+PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
 
 
 def rows_of(datasets: Path, target: str, folder: Path) -> Path:
@@ -124,8 +131,7 @@ def peer(
     checkpoint: Path, texts: list[str], labels: list[str], methods: tuple[str, ...]
 ) -> tuple[float, dict[str, Any]]:
     """The same by TransformerRanker, which embeds once for each estimator; its labels are numbers."""
-    from datasets import ClassLabel, Dataset, Features, Value  # noqa: PLC0415
-    from transformer_ranker import TransformerRanker  # noqa: PLC0415
+    from transformer_ranker import TransformerRanker  # noqa: PLC0415 - the peer, which only parts of this need
 
     names = sorted(set(labels))
     form = Features({"text": Value("string"), "label": ClassLabel(names=names)})
@@ -142,7 +148,7 @@ def peer(
 
 def peer_embeddings(checkpoint: Path, texts: list[str]) -> np.ndarray:
     """Its embeddings, layers averaged."""
-    from transformer_ranker.embedder import Embedder  # noqa: PLC0415
+    from transformer_ranker.embedder import Embedder  # noqa: PLC0415 - see peer
 
     embedder = Embedder(
         str(checkpoint),
@@ -157,7 +163,7 @@ def peer_embeddings(checkpoint: Path, texts: list[str]) -> np.ndarray:
 
 def same_estimates(x: np.ndarray, labels: list[str]) -> dict[str, tuple[float, float]]:
     """Both packages' estimators on one set of embeddings: method -> (ours, the peer's)."""
-    from transformer_ranker.estimators import HScore, LogME, NearestNeighbors  # noqa: PLC0415
+    from transformer_ranker.estimators import HScore, LogME, NearestNeighbors  # noqa: PLC0415 - see peer
 
     names = sorted(set(labels))
     code = np.array([names.index(label) for label in labels])
@@ -175,15 +181,12 @@ def same_estimates(x: np.ndarray, labels: list[str]) -> dict[str, tuple[float, f
     return found
 
 
-def bare_forward(checkpoint: Path, rows: Path, precision: str) -> dict[str, float]:
+def bare_forward(checkpoint: Path, rows: Path, precision: Precision) -> dict[str, float]:
     """The whole feature pass (tokenise, forward, pool, write) beside the bare forward alone.
 
     The bare forward runs the same body over the same sorted batches, made beforehand. The ceiling is what
     matrix products of the body's sizes reach alone in these numbers; a token takes two operations a weight.
     """
-    from worker.bodies import load_body  # noqa: PLC0415
-    from worker.forward import BUDGETS, Budget, _collate  # noqa: PLC0415
-    from worker.tokens import open_tokens  # noqa: PLC0415
 
     device = pick_device()
     files = find_files(
@@ -193,7 +196,7 @@ def bare_forward(checkpoint: Path, rows: Path, precision: str) -> dict[str, floa
         pickles=False,
         report=lambda *_: None,
     )
-    body = load_body(files, device, pick_dtype(device, precision), with_head=True)  # type: ignore[arg-type]
+    body = load_body(files, device, pick_dtype(device, precision), with_head=True)
     with tempfile.TemporaryDirectory() as folder:
         cache = Cache(Path(folder), 1 << 36)
         file = RowsFile(rows)
@@ -211,7 +214,7 @@ def bare_forward(checkpoint: Path, rows: Path, precision: str) -> dict[str, floa
         lengths, budget, made, start = tokens.lengths[order], Budget(BUDGETS[device.type]), [], 0
         while start < len(order):
             part = order[start : start + budget.fitting(lengths, start)]
-            made.append(_collate(body, tokens, part))
+            made.append(collate(body, tokens, part))
             start += len(part)
         with torch.inference_mode():
             body.model(**made[-1])
@@ -225,7 +228,7 @@ def bare_forward(checkpoint: Path, rows: Path, precision: str) -> dict[str, floa
     forget()
     with tempfile.TemporaryDirectory() as folder:
         bench = workbench(checkpoint, rows, Path(folder))
-        spec = FeatureSpec(precision=precision)  # type: ignore[arg-type]
+        spec = FeatureSpec(precision=precision)
         bench.features(replace(spec, max_rows=10)).rows("train")  # loads the body
         found = bench.features(spec)
         started = time.perf_counter()
@@ -271,8 +274,6 @@ def peak_memory(checkpoint: Path, datasets: Path, count: int) -> float:
 
 def measure_memory(checkpoint: Path, datasets: Path, count: int) -> None:
     """Score LogME on `count` rows of 16 tokens at most, and print the peak resident megabytes."""
-    import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.parquet as pq  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as folder:
         path = rows_of(datasets, "tweeteval_emotion", Path(folder))
@@ -312,7 +313,6 @@ def main() -> None:
 
 def run_parts(options: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:
     """Everything that was asked for."""
-    from bench.finetunes import read  # noqa: PLC0415
 
     def texts_of(target: str) -> tuple[list[str], list[str]]:
         texts, labels = read(options.datasets / target, "train", 1_000_000)
@@ -328,7 +328,7 @@ def run_parts(options: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:
             report["forward"] = {
                 f"{name}, {precision}": bare_forward(path, rows, precision)
                 for name, path in bodies.items()
-                for precision in ("fp32", "bf16")
+                for precision in PRECISIONS
             }
         if options.only in {None, "memory"}:
             report["memory"] = {n: peak_memory(checkpoint, options.datasets, n) for n in (10_000, 100_000)}
@@ -340,7 +340,7 @@ def run_parts(options: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:
 def beside_peer(checkpoint: Path, rows: Path, texts: list[str], labels: list[str]) -> dict[str, Any]:
     """Seconds for LogME alone and for the three scores, and the estimators on one set of embeddings."""
     timed: dict[str, Any] = {}
-    for precision in ("bf16", "fp32"):
+    for precision in PRECISIONS:
         for methods in (("logme",), THREE):
             seconds, _ = ours(checkpoint, rows, methods, layers=("mean",), precision=precision)
             timed[f"{precision} {'+'.join(methods)}"] = seconds

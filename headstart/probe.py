@@ -176,11 +176,19 @@ def measure(
     """Let an estimator read the train rows, layer by layer."""
     bench.report(0.0, "features")
     rows = features.rows("train")
+    found = by_layer(bench, layers, lambda layer: estimate(rows, layer))
+    return measurement(features, found, len(rows.labels))
+
+
+def by_layer(
+    bench: Workbench, layers: Sequence[str], estimate: Callable[[str], Estimate]
+) -> dict[str, Estimate]:
+    """What an estimator finds on each layer, once the features are there."""
     found = {}
     for number, layer in enumerate(layers):
         bench.report(0.8 + 0.2 * number / len(layers), "estimate", f"layer {layer}")
-        found[layer] = estimate(rows, layer)
-    return measurement(features, found, len(rows.labels))
+        found[layer] = estimate(layer)
+    return found
 
 
 def measurement(features: Features, found: Mapping[str, Estimate], rows: int, **details: Any) -> Measurement:

@@ -9,7 +9,7 @@ import typer
 
 from service import tables
 from service.client import Client
-from service.command import DEFAULT_URL, AsJson, Limit, Url, group, print_json
+from service.command import DEFAULT_URL, AsJson, Limit, Url, given, group, print_json, show_page
 from service.following import imported
 
 if TYPE_CHECKING:
@@ -36,11 +36,7 @@ def checkpoints(
         return
     with Client(url) as client:
         page = client.listed("/checkpoints", {"family": family, "search": search}, limit)
-    if as_json:
-        print_json(page)
-    else:
-        tables.show_checkpoints(page)
-        tables.show_more(page)
+    show_page(page, tables.show_checkpoints, as_json=as_json)
 
 
 @app.command()
@@ -133,8 +129,3 @@ def local_path(text: str) -> Path | None:
     if text.startswith(("/", "./", "../", "~")) or text in (".", ".."):
         return Path(text).expanduser().resolve()
     return Path(text).resolve() if "/" in text and Path(text).exists() else None
-
-
-def given(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the fields that were given."""
-    return {key: value for key, value in fields.items() if value is not None}

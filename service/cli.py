@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from typer.core import TyperGroup
 
 from service import checkpoints_cli, jobs_cli, keys_cli, probe_cli, tables, targets_cli
 from service.client import Client, Refused
-from service.command import DEFAULT_URL, AsJson, Limit, Url, group, print_json
+from service.command import (
+    DEFAULT_URL,
+    AsJson,
+    Limit,
+    Url,
+    given,
+    group,
+    opened,
+    print_json,
+    quoted,
+    show_page,
+)
+from service.following import ended
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-POLL_SECONDS = 0.2
 MODEL_RECYCLING_FILES = ("models_tested.csv", "models_results_*_pretrain.csv")
 
 
@@ -99,7 +104,7 @@ def recommend(
     named = {} if target is None else {"id": int(target)} if target.isdecimal() else {"name": target}
     question = {
         "family": family,
-        "target": _given(named | described) or None,
+        "target": given(named | described) or None,
         "limit": limit,
         "max_parameters": max_parameters,
         "licenses": license or None,
@@ -107,7 +112,7 @@ def recommend(
         "worth": worth,
     }
     with Client(url) as client:
-        advice = client.request("POST", "/recommend", json=_given(question))
+        advice = client.request("POST", "/recommend", json=given(question))
     if as_json:
         print_json(advice)
     else:
@@ -126,7 +131,7 @@ def families(
     Example: headstart families roberta-base --limit 10
     """
     with Client(url) as client:
-        page = client.listed("/families" if name is None else f"/families/{_quoted(name)}/ranking", {}, limit)
+        page = client.listed("/families" if name is None else f"/families/{quoted(name)}/ranking", {}, limit)
     if as_json:
         print_json(page)
     elif name is None:
@@ -165,7 +170,7 @@ def scores(
     }
     with Client(url) as client:
         page = client.listed("/scores", wanted, limit)
-    _show(page, as_json, tables.show_scores)
+    show_page(page, tables.show_scores, as_json=as_json)
 
 
 @scoring.command()
@@ -252,11 +257,11 @@ def _import(kind: str, source: str, paths: list[Path], url: str, *, no_wait: boo
     with ExitStack() as stack:
         client = stack.enter_context(Client(url))
         if paths:
-            files = [("files", (path.name, stack.enter_context(_opened(path)))) for path in paths]
+            files = [("files", (path.name, stack.enter_context(opened(path)))) for path in paths]
             accepted = client.request("POST", "/imports", data={"kind": kind}, files=files, timeout=None)
         else:
             accepted = client.request("POST", "/imports", json={"kind": kind, "source": source})
-        done = accepted if no_wait else _follow(client, accepted, quiet=as_json)
+        done = accepted if no_wait else ended(client, accepted, quiet=as_json)
     if as_json:
         print_json(done)
     elif no_wait:
@@ -265,40 +270,3 @@ def _import(kind: str, source: str, paths: list[Path], url: str, *, no_wait: boo
         raise Refused(done["error"] or "The import failed.")
     if done["state"] == "succeeded" and not as_json:
         tables.show_import(done)
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise Refused(f"Cannot read {str(path)!r}: {error.strerror}. Check its permissions.") from None
-
-
-def _follow(client: Client, accepted: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
-    screen = tables.console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    hidden = quiet or not screen.is_terminal
-    with Progress(*columns, console=screen, disable=hidden, transient=True) as progress:
-        task = progress.add_task("waiting", total=1.0)
-        current = accepted
-        while current["state"] in ("queued", "running"):
-            time.sleep(POLL_SECONDS)
-            current = client.request("GET", f"/imports/{accepted['id']}")
-            progress.update(task, completed=current["progress"], description=escape(current["stage"]))
-    return current
-
-
-def _show(page: dict[str, Any], as_json: bool, table: Callable[[dict[str, Any]], None]) -> None:
-    if as_json:
-        print_json(page)
-    else:
-        table(page)
-        tables.show_more(page)
-
-
-def _given(fields: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in fields.items() if value is not None}
-
-
-def _quoted(name: str) -> str:
-    return quote(name, safe="/")

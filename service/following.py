@@ -33,6 +33,14 @@ def hint(sentence: str) -> None:
 
 def imported(client: Client, accepted: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
     """Wait for an import to end, and return it. Refused, with its sentence, where it has failed."""
+    done = ended(client, accepted, quiet=quiet)
+    if done["state"] == "failed":
+        raise Refused(done["error"] or "The import failed.")
+    return done
+
+
+def ended(client: Client, accepted: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
+    """Wait for an import to end, well or not, and return it."""
     path, current, begun = f"/imports/{accepted['id']}", accepted, time.monotonic()
     hinted = quiet
     with bars(quiet=quiet) as shown:
@@ -44,6 +52,4 @@ def imported(client: Client, accepted: dict[str, Any], *, quiet: bool) -> dict[s
             if not hinted and current["state"] == "queued" and time.monotonic() - begun > HINT_SECONDS:
                 hint(f"No process has begun import {current['id']} yet. {START_A_WORKER}")
                 hinted = True
-    if current["state"] == "failed":
-        raise Refused(current["error"] or "The import failed.")
     return current

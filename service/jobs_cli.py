@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from service import job_tables, tables
 from service.client import BrokenOff, Client, Refused
-from service.command import DEFAULT_URL, AsJson, Limit, Url, group, print_json
+from service.command import DEFAULT_URL, AsJson, Limit, Url, group, print_json, show_page
+from service.following import bars
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from rich.progress import Progress, TaskID
 
 ENDED = ("succeeded", "failed", "cancelled")
 RECONNECT_SECONDS = 1.0
@@ -84,11 +86,7 @@ def list_jobs(
     """
     with Client(url) as client:
         page = client.listed("/jobs", {"state": state, "method": method}, limit)
-    if as_json:
-        print_json(page)
-    else:
-        job_tables.show_jobs(page)
-        tables.show_more(page)
+    show_page(page, job_tables.show_jobs, as_json=as_json)
 
 
 @app.command()
@@ -201,18 +199,19 @@ def followed(client: Client, job_id: int) -> Iterator[dict[str, Any]]:
         time.sleep(RECONNECT_SECONDS)
 
 
+def track(client: Client, job_id: int, shown: Progress, task: TaskID, name: str = "") -> None:
+    """Move a bar with a job until that has ended; its text begins with the name."""
+    for event in followed(client, job_id):
+        progress = event["progress"]
+        left = job_tables.time_left(progress["seconds_left"])
+        said = ", ".join(filter(None, (progress["stage"] or event["state"], left)))
+        shown.update(task, completed=progress["fraction"], description=escape(f"{name}{said}"))
+
+
 def _follow(client: Client, job_id: int, *, as_json: bool) -> None:
     """Show the progress of a job, and in the end the job; Refused unless it has succeeded."""
-    screen = tables.console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    hidden = as_json or not screen.is_terminal
-    with Progress(*columns, console=screen, disable=hidden, transient=True) as bar:
-        task = bar.add_task("waiting", total=1.0)
-        for event in followed(client, job_id):
-            progress = event["progress"]
-            left = job_tables.time_left(progress["seconds_left"])
-            said = ", ".join(filter(None, (progress["stage"] or event["state"], left)))
-            bar.update(task, completed=progress["fraction"], description=escape(said))
+    with bars(quiet=as_json) as shown:
+        track(client, job_id, shown, shown.add_task("waiting", total=1.0))
     job = client.request("GET", f"/jobs/{job_id}")
     if as_json or job["state"] == "succeeded":
         _show(client, job, as_json=as_json)

@@ -12,11 +12,11 @@ from rich.markup import escape
 from headstart.checkpoints.place import is_hub_id
 from headstart.errors import NotFound
 from service import job_tables, tables
-from service.checkpoints_cli import given, in_folder, local_path, on_hub, register
+from service.checkpoints_cli import in_folder, local_path, on_hub, register
 from service.client import Client, Refused
-from service.command import DEFAULT_URL, AsJson, Url, print_json
+from service.command import DEFAULT_URL, AsJson, Url, given, print_json, quoted
 from service.following import HINT_SECONDS, POLL_SECONDS, START_A_WORKER, bars, hint, imported
-from service.jobs_cli import followed
+from service.jobs_cli import track
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -145,11 +145,7 @@ def _finish(client: Client, jobs: Sequence[dict[str, Any]], *, quiet: bool) -> l
 
 
 def _follow(client: Client, job: dict[str, Any], shown: Progress, task: Any) -> dict[str, Any]:
-    for event in followed(client, job["id"]):
-        progress = event["progress"]
-        left = job_tables.time_left(progress["seconds_left"])
-        said = ", ".join(filter(None, (progress["stage"] or event["state"], left)))
-        shown.update(task, completed=progress["fraction"], description=escape(f"{job['method']}: {said}"))
+    track(client, job["id"], shown, task, f"{job['method']}: ")
     ended: dict[str, Any] = client.request("GET", f"/jobs/{job['id']}")
     shown.update(task, completed=1.0, description=escape(f"{job['method']}: {ended['state']}"))
     return ended
@@ -264,12 +260,10 @@ def _probe_family(
     as_json: bool,
 ) -> None:
     """Queue one method for a whole family, and say what became of it; nobody waits for thousands of jobs."""
-    from urllib.parse import quote  # noqa: PLC0415 - here alone
-
     if methods is not None and len(methods) > 1:
         raise typer.BadParameter("a family is probed by one method at a time.")
     body = asked | {"target": target, "method": (methods or [REFERENCE])[0]}
-    answer = client.request("POST", f"/families/{quote(family, safe='/')}/probe", json=body)
+    answer = client.request("POST", f"/families/{quoted(family)}/probe", json=body)
     if as_json:
         print_json(answer)
         return

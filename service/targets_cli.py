@@ -11,7 +11,7 @@ import typer
 
 from service import tables
 from service.client import Client, Refused
-from service.command import DEFAULT_URL, AsJson, Limit, Url, group, print_json
+from service.command import DEFAULT_URL, AsJson, Limit, Url, given, group, opened, print_json, show_page
 from service.following import imported
 from service.target_tables import show_target
 
@@ -34,11 +34,7 @@ def targets(
         return
     with Client(url) as client:
         page = client.listed("/targets", {"search": search}, limit)
-    if as_json:
-        print_json(page)
-    else:
-        tables.show_targets(page)
-        tables.show_more(page)
+    show_page(page, tables.show_targets, as_json=as_json)
 
 
 @app.command()
@@ -91,11 +87,11 @@ def add(
 
     Example: headstart targets add rte --hub nyu-mll/glue --config rte
     """
-    if sum(given is not None for given in (path, file or None, hub)) != 1:
+    if sum(one is not None for one in (path, file or None, hub)) != 1:
         raise typer.BadParameter("Give one of --path, --file and --hub.")
     if hub is None and (config or revision or split):
         raise typer.BadParameter("--config, --revision and --split are of --hub.")
-    columns = _given({"text": text, "text_pair": text_pair, "label": label})
+    columns = given({"text": text, "text_pair": text_pair, "label": label})
     request = {
         "name": name,
         "task": task,
@@ -104,10 +100,10 @@ def add(
         "columns": columns or None,
         "path": path,
         "hub": hub
-        and _given({"id": hub, "config": config, "revision": revision, "splits": _splits(split or ())}),
+        and given({"id": hub, "config": config, "revision": revision, "splits": _splits(split or ())}),
     }
     with Client(url) as client:
-        accepted = _send(client, _given(request), file or [])
+        accepted = _send(client, given(request), file or [])
         if not no_wait:
             done = imported(client, accepted, quiet=as_json)
             _show(client, done["report"]["target_id"], as_json=as_json)
@@ -121,16 +117,9 @@ def _send(client: Client, request: dict[str, Any], files: list[Path]) -> dict[st
     if not files:
         return client.request("POST", "/targets", json=request)  # type: ignore[no-any-return]
     with ExitStack() as stack:
-        parts = [("files", (path.name, stack.enter_context(_opened(path)))) for path in files]
+        parts = [("files", (path.name, stack.enter_context(opened(path)))) for path in files]
         form = {"target": json.dumps(request)}
         return client.request("POST", "/targets", data=form, files=parts, timeout=None)  # type: ignore[no-any-return]
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise Refused(f"Cannot read {str(path)!r}: {error.strerror}. Check the path.") from None
 
 
 def _show(client: Client, target_id: int, *, as_json: bool) -> None:
@@ -163,7 +152,3 @@ def _splits(pairs: list[str] | tuple[str, ...]) -> dict[str, str] | None:
             )
         splits[role] = split
     return splits or None
-
-
-def _given(fields: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in fields.items() if value is not None}

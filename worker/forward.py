@@ -126,7 +126,7 @@ def _pooled(
     body: Body, tokens: Tokens, rows: Int[np.ndarray, "b"], pooling: Pooling, names: Iterable[str]
 ) -> dict[str, Float[np.ndarray, "b d"]]:
     """One batch: each layer pooled as it passes, and the source head's probabilities."""
-    inputs = _collate(body, tokens, rows)
+    inputs = collate(body, tokens, rows)
     mask = inputs["attention_mask"].bool()
     layers = set(names) - {SOURCE}
     averaged = _averaged(body) if MEAN in layers else ()
@@ -173,7 +173,7 @@ def _averaged(body: Body) -> tuple[str, ...]:
     return (*map(str, range(1, body.layers)), LAST)
 
 
-def _collate(body: Body, tokens: Tokens, rows: Int[np.ndarray, "b"]) -> dict[str, torch.Tensor]:
+def collate(body: Body, tokens: Tokens, rows: Int[np.ndarray, "b"]) -> dict[str, torch.Tensor]:
     """The inputs of the body for these rows, padded on the right to the longest."""
     ids = [tokens.ids(int(row)) for row in rows]
     width = max(map(len, ids))

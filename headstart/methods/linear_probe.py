@@ -42,7 +42,15 @@ from headstart.arrays import finite_features
 from headstart.failures import NotApplicable
 from headstart.logistic import Head, fit_logistic, principal_axes
 from headstart.method import Measurement, Method, Source
-from headstart.probe import Estimate, Permutations, ProbeParams, accuracy_error, measurement, permuted
+from headstart.probe import (
+    Estimate,
+    Permutations,
+    ProbeParams,
+    accuracy_error,
+    by_layer,
+    measurement,
+    permuted,
+)
 from headstart.ranks import CORRELATIONS, bootstrap_stderr, correlation_named
 from headstart.workbench import Role
 
@@ -250,18 +258,15 @@ def run(bench: Workbench, params: LinearProbeParams) -> Measurement:
             raise NotApplicable(
                 f"A probe compares labels, and all {len(rows.labels)} {role} rows read have the same."
             )
-    found = {}
-    for number, layer in enumerate(params.layers):
-        bench.report(0.8 + 0.2 * number / len(params.layers), "estimate", f"layer {layer}")
-        if features.classes is None:
-            metric = correlation_named(bench.target.metric)
-            found[layer] = estimate_values(
-                split_on_axes(roles, layer, np.float64), metric, params, bench.seed
-            )
-        else:
-            found[layer] = estimate_classes(
-                split_on_axes(roles, layer, np.int64), len(features.classes), params, bench.seed
-            )
+
+    def on_layer(layer: str) -> Estimate:
+        if features.classes is not None:
+            split = split_on_axes(roles, layer, np.int64)
+            return estimate_classes(split, len(features.classes), params, bench.seed)
+        metric = correlation_named(bench.target.metric)
+        return estimate_values(split_on_axes(roles, layer, np.float64), metric, params, bench.seed)
+
+    found = by_layer(bench, params.layers, on_layer)
     return measurement(features, found, len(roles["test"].labels))
 
 

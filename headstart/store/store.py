@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
     from datetime import datetime
 
+    from sqlalchemy import Connection
+
     from headstart.entities import (
         Catalogue,
         Checkpoint,
@@ -269,10 +271,7 @@ class Store(JobVerbs, KeyVerbs, DeliveryVerbs):
         """The bytes of an uploaded file, chunk by chunk, one short transaction each."""
         with self._read() as connection:
             chunk_ids = uploads.chunk_ids(connection, import_id, file)
-        for chunk_id in chunk_ids:
-            with self._read() as connection:
-                data = uploads.chunk(connection, chunk_id)
-            yield data
+        yield from self._one_by_one(chunk_ids, uploads.chunk)
 
     def get_import(self, import_id: int) -> Import:
         """The import of this id."""
@@ -298,9 +297,15 @@ class Store(JobVerbs, KeyVerbs, DeliveryVerbs):
         """The rows of the target as `headstart.rows` wrote them, chunk by chunk; NotFound if it has none."""
         with self._read() as connection:
             chunk_ids = target_rows.chunk_ids(connection, target_id)
+        yield from self._one_by_one(chunk_ids, target_rows.chunk)
+
+    def _one_by_one(
+        self, chunk_ids: Iterable[int], read: Callable[[Connection, int], bytes]
+    ) -> Iterator[bytes]:
+        """The chunks of these ids, each in a short transaction of its own."""
         for chunk_id in chunk_ids:
             with self._read() as connection:
-                data = target_rows.chunk(connection, chunk_id)
+                data = read(connection, chunk_id)
             yield data
 
     def heartbeat_import(
