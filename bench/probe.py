@@ -213,7 +213,7 @@ def bare_forward(checkpoint: Path, rows: Path, precision: Precision) -> dict[str
         order = np.argsort(-tokens.lengths, kind="stable")
         lengths, budget, made, start = tokens.lengths[order], Budget(BUDGETS[device.type]), [], 0
         while start < len(order):
-            part = order[start : start + budget.fitting(lengths, start)]
+            part = order[start : start + budget.fitting(lengths, start, padded=body.padded)]
             made.append(collate(body, tokens, part))
             start += len(part)
         with torch.inference_mode():
