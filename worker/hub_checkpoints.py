@@ -39,6 +39,7 @@ from headstart.errors import InvalidInput, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from headstart.entities import ImportBatch
     from headstart.evidence.ingest import Errand, Importer
@@ -55,6 +56,7 @@ class Repository:
     name: str  # as the hub spells it
     commit: str
     sizes: Mapping[str, int]  # bytes of the files at its top
+    modified: datetime | None  # when it was last committed to
 
     def start(self, file: str, most: int) -> bytes:
         """The first bytes of a file, `most` of them."""
@@ -141,6 +143,7 @@ def _read(errand: Errand) -> Found:
             "source": HUB,
             "hub_id": repository.name,
             "files": {name: repository.sizes[name] for name in (CONFIG, *tokenizer, *weights)},
+            **({"last_modified": repository.modified.isoformat()} if repository.modified else {}),
         },
     )
 
@@ -157,7 +160,7 @@ def _open(errand: Errand) -> Repository:
     }
     if not told.sha or not sizes:
         raise InvalidInput(f"The hub has {errand.source!r}, and no files of it. Choose another checkpoint.")
-    return Repository(api, errand.source, told.sha, sizes)
+    return Repository(api, errand.source, told.sha, sizes, told.last_modified)
 
 
 def _first_line(error: Exception) -> str:

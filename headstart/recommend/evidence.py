@@ -31,6 +31,10 @@ class FamilyEvidence:
     checkpoint_ids: Int[np.ndarray, "C"]
     checkpoint_names: tuple[str, ...]
     vanilla: int | None  # position in the checkpoints
+    parameters: Float[np.ndarray, "C"]  # how many, above 0
+    layers: Float[np.ndarray, "C"]  # hidden layers, 0 or more
+    classification: Float[np.ndarray, "C"]  # 1.0: it has a classification head, 0.0: it has none
+    modified: Float[np.ndarray, "C"]  # seconds since the epoch, above 0: last modified, as its source says
     target_ids: Int[np.ndarray, "T"]
     target_names: tuple[str, ...]
     target_rows: Float[np.ndarray, "T"]  # size of the test split, NaN when unknown

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import ARRAY, BigInteger, Text, any_, bindparam, cast, select
 
+from headstart.checkpoints.facts import Facts, facts_in
 from headstart.recommend.evidence import FINETUNE, PROBES, FamilyEvidence
 from headstart.store.catalogue import columns_of, family_id
 from headstart.store.scores import read_version
@@ -14,24 +15,26 @@ from headstart.store.tables import IN_FORCE, checkpoints, scores, targets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from jaxtyping import Float, Int
-    from sqlalchemy import Connection
+    from sqlalchemy import ColumnElement, Connection
+
+# Checkpoints whose details are read in one query. By their ids they lie side by side; by the index that finds
+# a family's they lie anywhere, which takes longer, as does sorting texts. More in one query are no faster.
+ROWS_AT_ONCE = 500
 
 
 def read_evidence(connection: Connection, family: str) -> FamilyEvidence:
     """The scores in force of the family and its catalogue, as of one evidence version."""
     identity = family_id(connection, family)
     in_family = checkpoints.c.family_id == identity
-    checkpoint_ids, checkpoint_names = columns_of(
-        connection,
-        select(checkpoints.c.id, checkpoints.c.name).where(in_family).order_by(checkpoints.c.id),
-    )
+    catalogue = _read_checkpoints(connection, in_family)
     vanilla = connection.scalar(select(checkpoints.c.id).where(in_family, checkpoints.c.is_vanilla.is_(True)))
     target_ids, target_names, target_rows = columns_of(
         connection, select(targets.c.id, targets.c.name, targets.c.rows_tested).order_by(targets.c.id)
     )
-    checkpoint_column, target_column = _integers(checkpoint_ids), _integers(target_ids)
+    checkpoint_column, target_column = catalogue["checkpoint_ids"], _integers(target_ids)
     finetune = columns_of(connection, _FINETUNES.where(in_family))
     checkpoint, target, version, digest, seed, value, stderr, rows_tested, created = finetune
     probes = columns_of(connection, _PROBES.where(in_family))
@@ -40,8 +43,7 @@ def read_evidence(connection: Connection, family: str) -> FamilyEvidence:
     return FamilyEvidence(
         family=family,
         evidence_version=read_version(connection),
-        checkpoint_ids=checkpoint_column,
-        checkpoint_names=tuple(checkpoint_names),
+        **catalogue,
         vanilla=None if vanilla is None else int(np.searchsorted(checkpoint_column, vanilla)),
         target_ids=target_column,
         target_names=tuple(target_names),
@@ -65,6 +67,13 @@ def read_evidence(connection: Connection, family: str) -> FamilyEvidence:
     )
 
 
+# Details as text: Postgres takes no JSON apart in which any text holds a NUL or half of a surrogate pair.
+_TOLD = select(checkpoints.c.parameters, cast(checkpoints.c.details, Text)).order_by(checkpoints.c.id)
+_TOLD_OF = {
+    "sqlite": _TOLD.where(checkpoints.c.id.in_(bindparam("ids", expanding=True))),
+    # 500 parameters take five times as long to send as one
+    "postgresql": _TOLD.where(checkpoints.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger)))),
+}
 _FINETUNES = (
     select(
         scores.c.checkpoint_id,
@@ -98,6 +107,26 @@ _PROBES = (
 )
 
 
+def _read_checkpoints(connection: Connection, in_family: ColumnElement[bool]) -> dict[str, Any]:
+    """The columns of the evidence that are about the checkpoints, ascending id."""
+    c = checkpoints.c
+    ids, names = columns_of(connection, select(c.id, c.name).where(in_family).order_by(c.id))
+    told = _TOLD_OF[connection.dialect.name]
+    parameters: list[int | None] = []
+    facts = [np.empty((0, len(Facts._fields)))]
+    for start in range(0, len(ids), ROWS_AT_ONCE):
+        rows = connection.execute(told, {"ids": ids[start : start + ROWS_AT_ONCE]}).all()
+        some_parameters, details = zip(*rows, strict=True)
+        parameters.extend(some_parameters)
+        facts.append(facts_in(details))
+    return {
+        "checkpoint_ids": _integers(ids),
+        "checkpoint_names": tuple(names),
+        "parameters": _counts(parameters),
+        **dict(zip(Facts._fields, np.concatenate(facts).T.copy(), strict=True)),
+    }
+
+
 def _codes(versions: Sequence[str], digests: Sequence[str]) -> Int[np.ndarray, " N"]:
     """One code per distinct protocol (method version, params digest), in the order of appearance."""
     known: dict[tuple[str, str], int] = {}
@@ -113,3 +142,10 @@ def _integers(column: Sequence[int]) -> Int[np.ndarray, " N"]:
 def _floats(column: Sequence[float | None]) -> Float[np.ndarray, " N"]:
     """A float array; None becomes NaN."""
     return np.array(column, dtype=np.float64)
+
+
+def _counts(column: Sequence[int | None]) -> Float[np.ndarray, " N"]:
+    """A float array; None, and what counts nothing, becomes NaN."""
+    counts = _floats(column)
+    counts[~(counts > 0)] = np.nan
+    return counts

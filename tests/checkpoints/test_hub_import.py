@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ class Hub:
     folders: dict[str, Path] = field(default_factory=dict)
     refuses: dict[str, tuple[int, str]] = field(default_factory=dict)
     knows_ranges: bool = True
+    modified: dict[str, str] = field(default_factory=dict)  # name -> last commit
     sent: list[tuple[str, int]] = field(default_factory=list)  # (file, bytes)
 
 
@@ -59,7 +61,8 @@ class Answers(BaseHTTPRequestHandler):
                 {"rfilename": file.name, "size": file.stat().st_size}
                 for file in sorted(self.hub.folders[name].iterdir())
             ]
-            self._answer(200, json.dumps({"id": name, "sha": COMMIT, "siblings": files}).encode(), {})
+            told = {"id": name, "sha": COMMIT, "siblings": files, "lastModified": self.hub.modified.get(name)}
+            self._answer(200, json.dumps(told).encode(), {})
 
     def _send(self, name: str, file: str) -> None:
         data = (self.hub.folders[name] / file).read_bytes()
@@ -117,8 +120,19 @@ def test_a_checkpoint_is_read_and_pinned_to_its_commit(memory: Store, hub: Hub, 
     assert (found.parameters, found.license) == (PARAMETERS, "apache-2.0")
     assert found.details["head"] == "sequence classification with 3 labels"
     assert found.details["files"]["model.safetensors"] == len(weights())
+    assert "last_modified" not in found.details, "the hub did not tell"
     assert (place_of(found).where, place_of(found).revision) == ("me/mine", COMMIT)
     assert registered(memory, "me/mine", revision=COMMIT, name="me/mine") == found
+
+
+def test_when_a_checkpoint_was_last_committed_to(memory: Store, hub: Hub, tmp_path: Path) -> None:
+    hub.modified["me/mine"] = "2022-08-04T10:36:41.000Z"
+    hub.folders["me/mine"] = make_folder(tmp_path / "mine")
+    registered(memory, "me/mine", family="f")
+    found = memory.evidence("f")
+    at = found.checkpoint_names.index("me/mine")
+    modified = datetime(2022, 8, 4, 10, 36, 41, tzinfo=UTC).timestamp()
+    assert (found.layers[at], found.classification[at], found.modified[at]) == (2, 1, modified)
 
 
 def test_a_checkpoint_may_have_another_name_than_on_the_hub(memory: Store, hub: Hub, tmp_path: Path) -> None:

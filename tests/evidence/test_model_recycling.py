@@ -1,11 +1,13 @@
 """The importer of the published tables, on tables made here and on the real ones where they are at hand."""
 
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from headstart.checkpoints.facts import Facts, facts_of
 from headstart.entities import ImportBatch
 from headstart.errors import BrokenFile, HeadstartError, InvalidInput, TooLarge
 from headstart.evidence.model_recycling import read_results
@@ -60,6 +62,17 @@ def test_sound_tables_come_through_whole(written: Written) -> None:
     assert sorted(s.seed for s in vanilla if s.target == "t0") == list(range(20))
     assert [c.is_vanilla for c in batch.checkpoints].count(True) == 1
     assert batch.report.rows_read == 31 + 20 * WIDTH
+
+
+def test_what_a_checkpoint_is_comes_with_it(written: Written) -> None:
+    told = ["classification,last_modified", "True,2022-08-04T10:36:41.000Z", "False,"]
+    rows = written.tested().splitlines()
+    text = "".join(f"{told[min(i, 2)]},{row}\n" for i, row in enumerate(rows))
+    first, second, *_ = written.read(tested=text).checkpoints
+    assert first.parameters == 124_000_000
+    modified = datetime(2022, 8, 4, 10, 36, 41, tzinfo=UTC).timestamp()
+    assert facts_of(first.details) == Facts(layers=12, classification=1, modified=modified)
+    np.testing.assert_equal(facts_of(second.details), Facts(classification=0.0))
 
 
 def test_a_shifted_row_is_realigned_and_says_so(written: Written) -> None:

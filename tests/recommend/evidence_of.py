@@ -26,6 +26,7 @@ def evidence_of(
 
     The vanilla has `vanilla_runs` runs per target whose median is exactly `vanilla_level`; every cell is
     stored `seeds` times. `probe`: one value per checkpoint, the vanilla first; None: nobody was probed.
+    What the checkpoints are is unknown.
     """
     rng = np.random.default_rng(seed)
     checkpoints, targets = gains.shape[0] + 1, gains.shape[1]
@@ -47,6 +48,10 @@ def evidence_of(
         checkpoint_ids=np.arange(checkpoints) + 100,
         checkpoint_names=("base", *(f"m{i}" for i in range(checkpoints - 1))),
         vanilla=0,
+        parameters=np.full(checkpoints, np.nan),
+        layers=np.full(checkpoints, np.nan),
+        classification=np.full(checkpoints, np.nan),
+        modified=np.full(checkpoints, np.nan),
         target_ids=np.arange(targets) + 500,
         target_names=tuple(f"t{t}" for t in range(targets)),
         target_rows=np.full(targets, rows_tested),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from headstart.entities import CheckpointDraft, ScoreDraft, TargetDraft
+from headstart.store import evidence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import pytest
 
     from headstart.entities import Import
     from headstart.store import Store
@@ -75,11 +79,43 @@ def test_columns_hold_the_scores_in_force_of_the_family(store: Store, fill: Fill
     assert found.probe_created.tolist() == [clock.now.timestamp()] * 3
 
 
+def test_what_the_checkpoints_are_stands_beside_them(
+    store: Store, fill: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence, "ROWS_AT_ONCE", 2)
+    then = datetime(2022, 8, 4, 10, 36, 41, tzinfo=UTC)
+    published = {"layers": 12, "classification": "True", "last_modified": "2022-08-04T10:36:41.000Z"}
+    fill(
+        checkpoints=[
+            CheckpointDraft(family="f", name="z", parameters=5, details=published),
+            CheckpointDraft(family="g", name="m", parameters=99, details={"layers": 99}),
+            CheckpointDraft(family="f", name="nothing"),
+            CheckpointDraft(family="f", name="body", details={"architecture": "BertModel", "layers": 6}),
+            CheckpointDraft(
+                family="f", name="odd", parameters=0, details={"layers": 3, "tags": ["\0", "\ud800"]}
+            ),
+            CheckpointDraft(
+                family="f", name="a", parameters=2**53, details={"layers": [], "classification": {}}
+            ),
+        ]
+    )
+    found = store.evidence("f")
+    nan = np.nan
+    assert found.checkpoint_names == ("z", "nothing", "body", "odd", "a")
+    np.testing.assert_array_equal(found.parameters, [5, nan, nan, nan, 2**53])
+    np.testing.assert_array_equal(found.layers, [12, nan, 6, 3, nan])
+    np.testing.assert_array_equal(found.classification, [1, nan, 0, nan, nan])
+    np.testing.assert_array_equal(found.modified, [then.timestamp(), nan, nan, nan, nan])
+
+
 def test_a_family_without_scores_has_empty_columns(store: Store, fill: Fill) -> None:
     fill(checkpoints=[CheckpointDraft(family="f", name="a")])
     found = store.evidence("f")
     assert found.vanilla is None
     assert found.checkpoint_names == ("a",)
+    for column in (found.parameters, found.layers, found.classification, found.modified):
+        assert column.shape == (1,)
+        assert column.dtype == np.float64
     whole = (found.checkpoint, found.target, found.protocol, found.seed)
     for column in (*whole, found.probed_checkpoint, found.probe_method, found.probe_protocol):
         assert column.shape == (0,)
