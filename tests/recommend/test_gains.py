@@ -50,6 +50,13 @@ def test_a_told_standard_error_is_honoured() -> None:
     np.testing.assert_allclose(cells.stderr, [0.5])
 
 
+def test_no_run_is_exact_whatever_it_tells() -> None:
+    evidence = evidence_of(np.array([[2.0]]))
+    evidence = dataclasses.replace(evidence, stderr=np.where(evidence.checkpoint == 1, 0.0, np.nan))
+    vanilla = vanilla_levels(evidence)
+    np.testing.assert_allclose(gain_cells(evidence, vanilla).stderr, vanilla.noise / 10)
+
+
 def test_a_target_without_a_vanilla_run_has_no_gains() -> None:
     evidence = evidence_of(np.array([[2.0, 3.0]]))
     keep = ~((evidence.checkpoint == 0) & (evidence.target == 1))
