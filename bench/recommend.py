@@ -15,6 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SMALL = 2_000
+BOARDS = 8.0  # seconds in which a fresh service makes its boards, beside the traffic
 
 
 def questions(count: int, rng: np.random.Generator, filters: bool) -> list[bytes]:
@@ -112,6 +114,7 @@ def measure(url: str, size: int, requests: int, rounds: int) -> dict[str, dict[s
         "differing, filtered": [questions(requests, rng, filters=True) for _ in range(rounds)],
     }
     with serving(url, size) as port:
+        time.sleep(BOARDS)
         run(port, [post("/recommend", b) for b in questions(2_000, rng, filters=True)])  # warm up
         return {name: ratios(*compare(port, bodies, rounds)) for name, bodies in loads.items()}
 

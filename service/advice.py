@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-import heapq
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 
 from headstart.errors import NotFound
 from headstart.recommend import decide
+from headstart.recommend.choice import pareto
+from headstart.recommend.cost import finetune_cost
+from headstart.recommend.explain import explain
 from headstart.recommend.sentence import (
     NO_CANDIDATE,
     NO_EVIDENCE,
-    probes_in_words,
+    job_in_words,
+    rests_on_in_words,
     sentence,
-    static_in_words,
 )
-from service.board import Facts, Filter, join
+from service.best import MOST_KEPT
+from service.board import Filter
+from service.families import facts_of, notes_on
 
 if TYPE_CHECKING:
     from headstart.entities import Target
     from service.advice_schemas import Question
-    from service.board import Board, Entry
+    from service.best import Best
+    from service.board import Board, Facts
     from service.snapshot import FamilySnapshot, Snapshot
 
 MOST_ANSWERS = 1_024  # kept answers to questions that come again
 MOST_BYTES = 1 << 15  # of a question and its answer that are kept
+SECONDS_BASIS = "assumed"  # nobody has timed finetunes yet
 
 
 def answer(snapshot: Snapshot, question: Question, body: bytes) -> tuple[bytes, str]:
@@ -49,20 +56,56 @@ def _write(snapshot: Snapshot, question: Question) -> bytes:
     families = _families(snapshot, question.family)
     target = _target(snapshot, question)
     boards = [_board(family, question, target) for family in families]
-    wanted = Filter(question.max_parameters, question.licenses, question.exclude)
-    if len(boards) == 1:
-        board = boards[0]
-        first, candidates = board.candidates(question.limit, wanted)
-        choice = None if first is None else (board, first)
-    else:
-        found = _across(boards, question.limit, wanted)
-        choice, candidates = (found[0] if found else None), join([entry for _, entry in found])
-    head: dict[str, Any] = _verdict(choice, boards, target, question)
-    head["evidence_version"] = snapshot.evidence_version
-    facts = [_facts(board, target) for board in boards]
-    head["notes"] = _notes(boards, facts, target, question)
-    families_json = b",".join([one.json for one in facts])
-    return b'%s,"families":[%s],"candidates":[%s]}' % (orjson.dumps(head)[:-1], families_json, candidates)
+    best = snapshot.best(boards, _filter(boards, question))
+    facts = [facts_of(board, target, snapshot.families.values()) for board in boards]
+    candidates = _explained(best, question.limit) if question.explain else best.written(question.limit)
+    key = _key(question, target)
+    head = best.heads.get(key)
+    if head is None:
+        if len(best.heads) >= MOST_KEPT:
+            best.heads.clear()
+        head = best.heads[key] = _head(best, facts, target, question, snapshot.evidence_version)
+    return b'%s,"families":[%s],"candidates":[%s]}' % (
+        head,
+        b",".join([one.json for one in facts]),
+        candidates,
+    )
+
+
+def _key(question: Question, target: Target | None) -> tuple[Any, ...]:
+    """What the head of an answer depends on beside the contest."""
+    asked = question.target
+    described = None if asked is None else (asked.train_size, asked.task is not None)
+    known = None if target is None else (target.name, target.train_size)
+    return question.worth, question.next_jobs, question.pareto, described, known
+
+
+def _head(
+    best: Best, facts: list[Facts], target: Target | None, question: Question, evidence_version: int
+) -> bytes:
+    """All of an answer but its families and candidates, without the closing brace."""
+    train_size = _train_size(question, target)
+    wished = 0 if question.target is None else question.next_jobs  # a job needs a target to run on
+    jobs = best.next_jobs(wished, train_size, None if target is None else target.name)
+    notes = notes_on(best.boards, target) + [note for one in facts for note in one.notes]
+    if question.target is not None and question.target.task is not None:
+        notes.append("task does not change the answer: on the published evidence it is no guide.")
+    head = {
+        **_verdict(best, jobs, target, question),
+        **best.summary,
+        "next_jobs": jobs,
+        "seconds_basis": SECONDS_BASIS,
+        "pareto": _pareto(best, train_size) if question.pareto else None,
+        "evidence_version": evidence_version,
+        "notes": notes,
+    }
+    return orjson.dumps(head)[:-1]
+
+
+def _filter(boards: list[Board], question: Question) -> Filter:
+    """What the question asks for, names that nobody has left out."""
+    known = tuple(name for name in question.exclude if any(name in board.family.row_of for board in boards))
+    return Filter(question.max_parameters, question.licenses, known)
 
 
 def _families(snapshot: Snapshot, name: str | None) -> list[FamilySnapshot]:
@@ -90,50 +133,104 @@ def _target(snapshot: Snapshot, question: Question) -> Target | None:
 
 
 def _board(family: FamilySnapshot, question: Question, target: Target | None) -> Board:
-    if target is not None:
-        return family.board(target.id, target.train_size, target.classes)
     asked = question.target
-    if asked is not None:
-        return family.board(None, asked.train_size, asked.classes)
-    return family.board(None, None, None)
+    if target is not None or asked is None:
+        return family.board(target)
+    return family.board(None, asked.train_size, asked.classes)
 
 
-def _across(boards: list[Board], limit: int, wanted: Filter) -> list[tuple[Board, Entry]]:
-    """The best of all families by expected score; families without a vanilla level come last."""
-    found = [(board, entry) for board in boards for entry in board.top(limit, wanted)]
-    return heapq.nlargest(
-        limit, found, key=lambda one: one[1].score if one[1].score == one[1].score else -1.0
-    )
+def _train_size(question: Question, target: Target | None) -> int | None:
+    if target is not None:
+        return target.train_size
+    return None if question.target is None else question.target.train_size
+
+
+def _explained(best: Best, limit: int) -> bytes:
+    """The first candidates with their explanations, as the items of a JSON array."""
+    found = best.top(limit)
+    said: dict[tuple[int, int], bytes] = {}
+    for k, board in enumerate(best.boards):
+        texts = _explanations(board, [one.entry.row for one in found if one.board == k])
+        said |= {(k, row): text for row, text in texts.items()}
+    return b",".join([best.candidate(one, said[one.board, one.entry.row]) for one in found])
+
+
+def _explanations(board: Board, rows: list[int]) -> dict[int, bytes]:
+    """Of each row, where its expected gain comes from."""
+    if not rows:
+        return {}
+    targets = board.family.targets
+    return {
+        one.row: orjson.dumps(
+            {
+                "target": round(one.target, 3),
+                "prior": round(one.prior, 3),
+                "finetunes": round(one.finetunes, 3),
+                "probes": round(one.probes, 3),
+                "here": round(one.here, 3),
+                "moved_by": [
+                    {
+                        "target": targets[moved.target].name,
+                        "runs": moved.runs,
+                        "gain": round(moved.gain, 3),
+                        "foretold": round(moved.foretold, 3),
+                        "points": round(moved.points, 3),
+                    }
+                    for moved in one.moved_by
+                ],
+            }
+        )
+        for one in explain(board.family.posterior, board.view, np.array(rows))
+    }
 
 
 def _verdict(
-    choice: tuple[Board, Entry] | None, boards: list[Board], target: Target | None, question: Question
+    best: Best, jobs: list[dict[str, Any]], target: Target | None, question: Question
 ) -> dict[str, Any]:
-    if choice is None:
-        said = NO_CANDIDATE if boards else NO_EVIDENCE
-        return {
-            "verdict": decide.Verdict.MEASURE_FIRST,
-            "sentence": said,
-            "worth": question.worth,
-            "p_worth": None,
-        }
-    board, first = choice
-    worth = question.worth
-    p_worth = first.p_worth if worth == decide.WORTH else decide.p_exceeds(board.view, *first.z, worth)
+    """The verdict on the first choice, in words as well."""
+    found, worth = best.top(1), question.worth
+    if not found:
+        said = NO_CANDIDATE if best.boards else NO_EVIDENCE
+        return {"verdict": decide.Verdict.MEASURE_FIRST, "sentence": said, "worth": worth, "p_worth": None}
+    board, first = best.boards[found[0].board], found[0].entry
+    fitted = board.family.posterior
+    p_worth = board.p_exceeds(first, worth)
     verdict = decide.judge(first.gain, first.p_beats, p_worth, worth)
+    words = _in_words(target, question)
+    next_job = None
+    if jobs and _is_told(verdict, board, best, worth):
+        next_job = job_in_words(jobs[0]["method"], jobs[0]["checkpoint"], words, jobs[0]["seconds"])
     said = sentence(
         verdict,
         checkpoint=board.family.names[first.row],
         vanilla=board.family.vanilla,
-        target=_in_words(target, question),
+        target=words,
         gain=first.gain,
         low=first.low,
         high=first.high,
         p_beats=first.p_beats,
         p_worth=p_worth,
         worth=worth,
+        rests_on=rests_on_in_words(
+            finetuned=int(fitted.finetuned[first.row]) - (first.runs_here > 0),
+            runs_here=first.runs_here,
+            probed=bool(fitted.probed[first.row]),
+            probes_here=first.probes_here,
+        ),
+        next_job=next_job,
     )
     return {"verdict": verdict, "sentence": said, "worth": worth, "p_worth": round(p_worth, 4)}
+
+
+def _is_told(verdict: decide.Verdict, board: Board, best: Best, worth: float) -> bool:
+    """Whether the sentence ends with the next job.
+
+    Not where a start is advised that leaves less to regret than a change is worth, nor where first of all the
+    vanilla has to be finetuned, which the sentence says by itself.
+    """
+    if verdict is decide.Verdict.START_FROM:
+        return bool(best.summary["expected_regret"] >= worth)
+    return verdict is not decide.Verdict.MEASURE_FIRST or board.view.target is not None
 
 
 def _in_words(target: Target | None, question: Question) -> str:
@@ -142,91 +239,15 @@ def _in_words(target: Target | None, question: Question) -> str:
     return "a target like those known" if question.target is None else "a target as described"
 
 
-def _facts(board: Board, target: Target | None) -> Facts:
-    """The family's part of the answer, written once per board and target."""
-    name = None if target is None else target.name
-    facts = board.facts.get(name)
-    if facts is None:
-        answer = orjson.dumps(_family_answer(board, target))
-        facts = board.facts[name] = Facts(answer, tuple(_family_notes(board, target)))
-    return facts
-
-
-def _family_answer(board: Board, target: Target | None) -> dict[str, Any]:
-    family, view = board.family, board.view
-    fitted = family.posterior
-    own = view.target is not None
-    known = view.level == view.level
-    rank = family.reaction_rank(board.sensitivity)
-    if own:
-        basis, stands_on = "own", int(fitted.measured[view.target])
-    else:
-        basis, stands_on = ("others", len(view.weights)) if known else ("prior", 0)
-    return {
-        "family": family.name,
-        "checkpoints": len(family.names),
-        "vanilla_score": round(view.level / 100, 5) if known else None,
-        "vanilla_runs": int(fitted.level_runs[view.target]) if own else 0,
-        "seed_noise": round(view.noise, 3) if view.noise == view.noise else None,
-        "sensitivity": round(board.sensitivity, 3),
-        "sensitivity_rank": None if rank is None else round(rank, 3),
-        "target": {
-            "id": target.id if target is not None else None,
-            "name": target.name if target is not None else None,
-            "basis": basis,
-            "stands_on": stands_on,
-            "probed": board.probed,
-        },
-        "reference": family.reference,
-        "probe_weights": {
-            method: {
-                "weight": round(float(weight), 4),
-                "stderr": round(float(stderr), 4),
-                "cells": int(cells),
-            }
-            for method, weight, stderr, cells in zip(
-                fitted.probe_methods,
-                fitted.probe_weight,
-                fitted.probe_weight_stderr,
-                fitted.probe_cells,
-                strict=True,
-            )
-        },
-    }
-
-
-def _family_notes(board: Board, target: Target | None) -> list[str]:
-    """What a family's probes have to do with the answer."""
-    family, fitted, at = board.family, board.family.posterior, board.view.probed
-    notes = []
-    if not fitted.measured.any() and len(family.order):
-        notes.append(static_in_words(family.name, family.reference))
-    if target is not None and at is not None and board.probed:
-        ran, told = fitted.probe_counts[at], fitted.probe_known[at]
-        columns = (ran, fitted.probe_methods, told, fitted.probe_weight, fitted.probe_cells)
-        methods = [
-            (name, int(n), float(weight), int(cells))
-            for here, name, n, weight, cells in zip(*columns, strict=True)
-            if here
-        ]
-        reference = at == fitted.reference
-        notes.append(probes_in_words(board.probed, family.name, target.name, methods, reference=reference))
-    return notes
-
-
-def _notes(boards: list[Board], facts: list[Facts], target: Target | None, question: Question) -> list[str]:
-    notes = []
-    if target is not None:
-        lacking = [board.family.name for board in boards if board.view.target is None]
-        if lacking:
-            notes.append(
-                f"The vanilla of {', '.join(lacking)} was never finetuned on {target.name}: the answer rests "
-                "on other targets. Finetune it there first."
-            )
-    if len(boards) > 1:
-        notes.append("Gains are over each family's own vanilla; families are compared by expected_score.")
-    if question.target is not None and question.target.task is not None:
-        notes.append("task does not change the answer: on the published evidence it is no guide.")
-    for one in facts:
-        notes += one.notes
-    return notes
+def _pareto(best: Best, train_size: int | None) -> list[str]:
+    """The candidates that no other beats in score, size and cost together, best score first."""
+    found = sorted(best.smaller_and_smaller(), key=lambda one: -one.entry.score)
+    families = [best.boards[one.board].family for one in found]
+    sizes = np.array(
+        [family.parameters_or_nan[one.entry.row] for one, family in zip(found, families, strict=True)]
+    )
+    cost = np.where(np.isnan(sizes), np.nan, finetune_cost(sizes, train_size).seconds)
+    chosen = pareto([one.entry.score for one in found], sizes, cost).tolist()
+    return [
+        family.names[one.entry.row] for one, family, keep in zip(found, families, chosen, strict=True) if keep
+    ]

@@ -4,7 +4,7 @@ The answer is written by `service.advice` straight to bytes; these models docume
 every answer against them.
 """
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -12,11 +12,13 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    StrictBool,
     StringConstraints,
     model_validator,
 )
 
 from headstart.recommend.decide import WORTH, Verdict
+from service.board import NEXT_JOBS
 from service.schemas import CLEAN, Id, Name
 
 LARGEST = 2**53 - 1
@@ -28,6 +30,7 @@ QUESTION_EXAMPLES: list[JsonValue] = [
     {"family": "roberta-base", "target": {"name": "rte"}},
     {"family": "roberta-base", "target": {"task": "nli", "train_size": 2000, "classes": 3}, "limit": 5},
     {"target": {"name": "rte"}, "max_parameters": 150_000_000, "worth": 1.0},
+    {"target": {"name": "rte"}, "explain": True, "next_jobs": 5, "pareto": True},
     {},
 ]
 
@@ -103,6 +106,13 @@ class Question(_Question):
     worth: Annotated[float, Field(ge=0, le=100), Number] = Field(
         WORTH, description="Points of gain that justify leaving the vanilla; the verdict turns on it."
     )
+    explain: StrictBool = Field(False, description="Whether to say where each expected gain comes from.")
+    next_jobs: Annotated[int, Field(ge=0, le=20), Number] = Field(
+        NEXT_JOBS, description="Measurements to propose, best first; none without a target."
+    )
+    pareto: StrictBool = Field(
+        False, description="Whether to name the candidates that none beats in score, size and cost together."
+    )
 
 
 class CandidateCheckpoint(BaseModel):
@@ -125,6 +135,29 @@ class CandidateEvidence(BaseModel):
     age_days: int | None = Field(description="Days since its newest score was stored; null: no score.")
 
 
+class MovedBy(BaseModel):
+    """A finetune on another target that moved an expected gain."""
+
+    target: str = Field(description="Name of that target.")
+    runs: int = Field(description="Finetune runs on it.")
+    gain: float = Field(description="Measured there, in percentage points over that target's vanilla.")
+    foretold: float = Field(description="What was expected there without it. Only the difference is news.")
+    points: float = Field(description="By which it moved the expected gain on the asked target.")
+
+
+class Explanation(BaseModel):
+    """Where an expected gain comes from, in percentage points: the five parts add up to it."""
+
+    target: float = Field(description="Expected of the family's average checkpoint on the asked target.")
+    prior: float = Field(description="From its reference probe, size, age and name.")
+    finetunes: float = Field(description="From its finetunes on other targets.")
+    probes: float = Field(description="From its probes on the asked target.")
+    here: float = Field(description="From its finetunes on the asked target.")
+    moved_by: list[MovedBy] = Field(
+        description="The finetunes that moved it most, strongest first, at most 5."
+    )
+
+
 class Candidate(BaseModel):
     """One candidate, best first. Gains are percentage points over the family's vanilla."""
 
@@ -136,6 +169,13 @@ class Candidate(BaseModel):
         description="Vanilla's level + expected gain, 0..1; null where no vanilla level is known."
     )
     evidence: CandidateEvidence
+    p_best: float = Field(
+        ge=0,
+        le=1,
+        description="P(it is the best of all candidates that pass the filters, and of the vanillas). The "
+        "first 128 of each family are compared; 0 for those behind.",
+    )
+    explanation: Explanation | None = Field(None, description="With `explain`; absent without.")
 
 
 class TargetAnswer(BaseModel):
@@ -167,12 +207,27 @@ class ProbeWeight(BaseModel):
     )
 
 
+class Calibration(BaseModel):
+    """How the family's own 80 % intervals fare on its finetunes, each foretold without its own score."""
+
+    coverage: float | None = Field(description="Share of them that fell inside; null: there are none.")
+    cells: int = Field(description="How many there are.")
+    widening: float = Field(
+        ge=1, description="Factor by which all intervals are widened for that, 1: by none."
+    )
+
+
 class FamilyAnswer(BaseModel):
     """The vanilla of one family on the target, and how the target reacts in it."""
 
     family: str
     checkpoints: int = Field(description="Checkpoints in the family, before filters.")
     vanilla_score: float | None = Field(description="Expected score of the vanilla, 0..1; null: unknown.")
+    vanilla_score_interval: tuple[float, float] | None = Field(description="Its 80 % interval.")
+    vanilla_basis: Literal["measured", "foretold"] | None = Field(
+        description="'measured': by its own runs on this target; 'foretold': from its other targets and "
+        "other families; null: no vanilla was ever run."
+    )
     vanilla_runs: int = Field(description="Runs of the vanilla on this very target.")
     seed_noise: float | None = Field(description="Standard deviation between seeds of one run, in points.")
     sensitivity: float = Field(
@@ -181,6 +236,10 @@ class FamilyAnswer(BaseModel):
     sensitivity_rank: float | None = Field(
         description="Share of the family's known targets that react less, 0..1; null: none known."
     )
+    best_gain: float = Field(
+        description="Expected gain of the best choice without filters, 0 or more, in percentage points."
+    )
+    calibration: Calibration
     target: TargetAnswer
     reference: str | None = Field(
         description="The target whose linear probes make the static ranking; null: nobody was probed."
@@ -190,6 +249,36 @@ class FamilyAnswer(BaseModel):
     )
 
 
+class Stopping(BaseModel):
+    """What starting now, without another measurement, is worth."""
+
+    pick: str | None = Field(description="The checkpoint to take; null: the family's vanilla.")
+    family: str
+    expected_gain: float = Field(description="Over the family's vanilla, in percentage points.")
+    expected_regret: float = Field(
+        ge=0, description="Points by which the best of all is expected to score higher."
+    )
+
+
+class NextJob(BaseModel):
+    """A measurement worth making."""
+
+    checkpoint: str
+    family: str
+    target: str | None = Field(description="The asked target; null: the one described.")
+    method: str = Field(description="'finetune', or a probe.")
+    runs_here: int = Field(
+        description="Finetune runs it has on the target already; one more has another seed."
+    )
+    value: float = Field(
+        ge=0,
+        description="Points of expected regret that its result is expected to take away: what is known in "
+        "the end, not what it takes to use it.",
+    )
+    seconds: float = Field(description="What it is expected to take.")
+    value_per_second: float
+
+
 class Advice(BaseModel):
     """The answer."""
 
@@ -197,6 +286,24 @@ class Advice(BaseModel):
     sentence: str = Field(description="The verdict in words.")
     worth: float = Field(description="The points of gain the verdict turned on.")
     p_worth: float | None = Field(description="P(the first choice gains more than `worth`).")
+    p_vanilla_best: float | None = Field(
+        description="P(no candidate that passes the filters beats the best vanilla); null: there is none."
+    )
+    expected_regret: float | None = Field(
+        description="Points by which the best of all is expected to beat the first choice."
+    )
+    stopping: Stopping | None = Field(description="Null where no candidate passes the filters.")
+    next_jobs: list[NextJob] = Field(
+        description="In order of expected gain until three candidates were finetuned on the target, then of "
+        "value a second."
+    )
+    seconds_basis: Literal["measured", "assumed"] = Field(
+        description="'measured': the seconds are from finished jobs; 'assumed': of one data-centre GPU."
+    )
+    pareto: list[str] | None = Field(
+        description="With `pareto`: candidates that no other beats in expected score, parameters and cost "
+        "of a finetune together, best score first; null without."
+    )
     evidence_version: int = Field(description="Rises with every change of the evidence.")
     families: list[FamilyAnswer] = Field(description="The families ranked, as asked.")
     candidates: list[Candidate]

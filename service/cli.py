@@ -10,7 +10,16 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from service import checkpoints_cli, jobs_cli, keys_cli, probe_cli, tables, targets_cli
+from service import (
+    advice_tables,
+    backtest_cli,
+    checkpoints_cli,
+    jobs_cli,
+    keys_cli,
+    probe_cli,
+    tables,
+    targets_cli,
+)
 from service.client import Client, Refused
 from service.command import (
     DEFAULT_URL,
@@ -53,6 +62,7 @@ app.add_typer(scoring, name="scores")
 app.add_typer(checkpoints_cli.app, name="checkpoints")
 app.add_typer(targets_cli.app, name="targets")
 app.command("probe")(probe_cli.probe)
+app.command("backtest")(backtest_cli.backtest)
 app.add_typer(jobs_cli.app, name="jobs")
 app.add_typer(keys_cli.app, name="keys")
 
@@ -93,12 +103,19 @@ def recommend(
     license: Annotated[list[str] | None, typer.Option(help="Only this license; may be repeated.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Not this checkpoint; may be repeated.")] = None,
     worth: Annotated[float | None, typer.Option(help="Least gain, in points, worth a change.")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say where each expected gain comes from.")
+    ] = False,
+    next_jobs: Annotated[int | None, typer.Option(help="How many measurements to propose, up to 20.")] = None,
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="Name the ones that none beats in score, size and cost at once.")
+    ] = False,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
     """Ask which checkpoint to start from.
 
-    Example: headstart recommend --family roberta-base --target rte --limit 5
+    Example: headstart recommend --family roberta-base --target rte --limit 5 --explain --next-jobs 5
     """
     described = {"task": task, "train_size": train_size, "classes": classes}
     named = {} if target is None else {"id": int(target)} if target.isdecimal() else {"name": target}
@@ -110,13 +127,16 @@ def recommend(
         "licenses": license or None,
         "exclude": exclude or None,
         "worth": worth,
+        "explain": explain or None,
+        "next_jobs": next_jobs,
+        "pareto": pareto or None,
     }
     with Client(url) as client:
         advice = client.request("POST", "/recommend", json=given(question))
     if as_json:
         print_json(advice)
     else:
-        tables.show_advice(advice)
+        advice_tables.show_advice(advice)
 
 
 @app.command()
@@ -137,7 +157,7 @@ def families(
     elif name is None:
         tables.show_families(page)
     else:
-        tables.show_ranking(name, page)
+        advice_tables.show_ranking(name, page)
 
 
 @scoring.callback()

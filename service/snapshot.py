@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import math
 import threading
@@ -17,16 +18,24 @@ import structlog
 from headstart import __version__
 from headstart.errors import HeadstartError
 from headstart.recommend import decide, posterior
-from service.board import Board
+from headstart.recommend.condition import view_of
+from headstart.recommend.contest import linked
+from headstart.recommend.cost import START, finetune_cost, known_parameters, probe_cost
+from headstart.recommend.levels import levels_of
+from service.best import Best
+from service.board import ANY, NEXT_JOBS, Board, Filter, Standing
+from service.families import facts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from headstart.entities import Catalogue, Target
+    from headstart.recommend.levels import Levels
     from headstart.recommend.posterior import Posterior
     from headstart.store import Store
 
 DAY = 86_400.0
+MOST_FILTERED = 64  # contests under a filter that are kept
 MOST_BOARDS = 256  # described views kept per family, beside its known targets
 USUAL_TRAIN_SIZES = (None, *(4**k for k in range(4, 11)))  # 256 to 1,048,576 rows
 USUAL_CLASSES = (None, 2, 4, 8, 16, 32)
@@ -40,14 +49,22 @@ class _View(NamedTuple):
     train_size: int | None = None
     classes: int | None = None
     probed: int | None = None  # position in the posterior
+    levelled: int | None = None  # id of the target, where another family's vanilla was run on it
+    rows: int | None = None  # that a probe on it would read; None: there are none
 
 
 class FamilySnapshot:
     """One family: its posterior, its catalogue beside it, and a board for each view asked so far."""
 
     def __init__(
-        self, name: str, fitted: Posterior, catalogue: Catalogue, targets: dict[int, Target]
+        self,
+        name: str,
+        fitted: Posterior,
+        catalogue: Catalogue,
+        targets: dict[int, Target],
+        levels: Levels,
     ) -> None:
+        """`levels` are those of all families."""
         self.name = name
         self.posterior = fitted
         # the catalogue may already hold checkpoints that the posterior does not know
@@ -58,6 +75,8 @@ class FamilySnapshot:
         self.licenses = [catalogue.licenses[i] for i in at]
         self.row_of = {name: row for row, name in enumerate(self.names)}
         self.parameters_or_nan = np.array([np.nan if p is None else p for p in self.parameters], dtype=float)
+        self.sizes = known_parameters(self.parameters_or_nan)
+        self.seconds_a_row = finetune_cost(self.sizes, 1).seconds - START  # that a finetune takes
         self.license_codes, self._license_code = _codes(self.licenses)
         self.order = decide.static_order(fitted)
         # targets that the vanilla was run on: the others have no gains of their own
@@ -66,11 +85,16 @@ class FamilySnapshot:
         # and of those the ones that checkpoints were probed on: probes tell them apart all the same
         probed = {*np.unique(fitted.pair_target).tolist(), fitted.reference} - {-1, *levelled}
         self._probed_at: dict[int | None, int] = {int(fitted.target_ids[t]): t for t in sorted(probed)}
-        facts = [targets[int(one)] for one in fitted.target_ids]
-        self.reference = None if fitted.reference < 0 else facts[fitted.reference].name
-        self._train_sizes = np.array([t.train_size or np.nan for t in facts], dtype=float)
-        self._classes = np.array([t.classes or np.nan for t in facts], dtype=float)
+        self.targets = [targets[int(one)] for one in fitted.target_ids]
+        self.reference = None if fitted.reference < 0 else self.targets[fitted.reference].name
+        self._described = _Described.of(self.targets)
+        self.levels = levels
+        self._at = levels.families.index(name)
+        self._linked = linked(levels.measured[:, :-1])[self._at]
+        self._levelled = {int(one) for one in levels.target_ids[levels.measured[:, :-1].any(axis=0)]}
+        self._all_described = _Described.of([targets[int(one)] for one in levels.target_ids])
         self._boards: dict[_View, Board] = {}
+        self._bests: dict[Board, Best] = {}  # without a filter
         self._reactions: np.ndarray | None = None
 
     @property
@@ -89,50 +113,96 @@ class FamilySnapshot:
                 allowed[code] = True
         return allowed
 
-    def board(self, target_id: int | None, train_size: int | None, classes: int | None) -> Board:
-        """The ranking for a known target the vanilla was run on, or else for one described.
+    def board(
+        self, target: Target | None = None, train_size: int | None = None, classes: int | None = None
+    ) -> Board:
+        """The ranking for a target of the store, or else for one described.
 
-        Sizes are rounded, rows to powers of 4 and classes to powers of 2: the kernels are wider than that,
-        and boards are kept.
+        Where the vanilla was not run on it, a target is as good as its description. Its sizes are rounded,
+        rows to powers of 4 and classes to powers of 2: the kernels are wider than that, and boards are kept.
         """
-        at = self.target_at.get(target_id)
-        if at is not None:
-            key = _View(at)
-        else:
-            probed = self._probed_at.get(target_id)
-            key = _View(None, _power_of(4, train_size), _power_of(2, classes), probed)
+        key = self._key(target, train_size, classes)
         board = self._boards.get(key)
         if board is None:
-            if len(self._boards) >= MOST_BOARDS + len(self.target_at) + len(self._probed_at):
+            if len(self._boards) >= MOST_BOARDS + len(self._levelled) + len(self._probed_at):
                 self._boards.clear()
-            board = self._boards[key] = Board(self, self._view(key))
+                self._bests.clear()
+            board = self._boards[key] = self._make(key)
         return board
 
-    def warm(self) -> None:
-        """Make the boards most asked for: of every known target, of none, and of usual descriptions."""
-        for target_id in (None, *self.target_at):
-            self.board(target_id, None, None)
-        for target_id, at in self._probed_at.items():
-            self.board(target_id, _count(self._train_sizes[at]), _count(self._classes[at]))
-        for train_size in USUAL_TRAIN_SIZES:
-            for classes in USUAL_CLASSES:
-                self.board(None, train_size, classes)
+    def best(self, board: Board) -> Best:
+        """The contest of one of its boards without a filter."""
+        found = self._bests.get(board)
+        if found is None:
+            found = self._bests[board] = Best([board])
+        return found
 
-    def _view(self, key: _View) -> decide.View:
+    def _key(self, target: Target | None, train_size: int | None, classes: int | None) -> _View:
+        if target is None:
+            return _View(None, _power_of(4, train_size), _power_of(2, classes))
+        at, rows = self.target_at.get(target.id), _rows_to_probe(target)
+        if at is not None:
+            return _View(at, rows=rows)
+        return _View(
+            None,
+            _power_of(4, target.train_size),
+            _power_of(2, target.classes),
+            self._probed_at.get(target.id),
+            target.id if target.id in self._levelled else None,
+            rows,
+        )
+
+    def is_linked_to(self, other: FamilySnapshot) -> bool:
+        """Whether targets that both vanillas were run on, or a chain of such, tell their levels apart."""
+        return bool(self._linked[other._at])
+
+    def answers_by_name(self, target: Target) -> bool:
+        """Whether the evidence on this very target has a part in the answer."""
+        return target.id in self._levelled or target.id in self._probed_at
+
+    def _make(self, key: _View) -> Board:
+        fitted = self.posterior
+        seconds = None if key.rows is None else probe_cost(self.sizes, key.rows).seconds
         if key.target is not None:
-            return decide.known_view(self.posterior, key.target)
-        weights = decide.likeness(self._train_sizes, self._classes, key.train_size, key.classes)
-        return decide.unseen_view(self.posterior, weights, key.probed)
+            view = view_of(fitted, key.target)
+            return Board(self, view, Standing(view.level), seconds)
+        view = decide.unseen_view(fitted, self._described.like(key.train_size, key.classes), key.probed)
+        if key.levelled is not None:
+            level = self.levels.known(key.levelled)
+        else:
+            level = self.levels.described(self._all_described.like(key.train_size, key.classes))
+        standing = Standing(*(float(one[self._at]) for one in level))
+        if self._levelled:  # somewhere; or else the level is a guess, and not told
+            stderr = math.hypot(standing.common, standing.own)
+            view = dataclasses.replace(view, level=standing.mean, level_stderr=stderr)
+        return Board(self, view, standing, seconds)
 
     def reaction_rank(self, sensitivity: float) -> float | None:
         """Share of the family's known targets that react less."""
         if self._reactions is None:
             fitted = self.posterior
-            known = np.isfinite(fitted.level) & (fitted.measured >= decide.FEWEST)
-            self._reactions = np.sort((fitted.scale * fitted.sensitivity)[known])
+            known = np.flatnonzero(np.isfinite(fitted.level) & (fitted.measured >= decide.FEWEST))
+            views = [view_of(fitted, t) for t in known.tolist()]
+            self._reactions = np.sort([decide.target_sensitivity(view) for view in views])
         if not len(self._reactions):
             return None
         return float(np.searchsorted(self._reactions, sensitivity) / len(self._reactions))
+
+
+class _Described(NamedTuple):
+    """What targets are like."""
+
+    train_sizes: np.ndarray
+    classes: np.ndarray
+
+    @classmethod
+    def of(cls, targets: list[Target]) -> _Described:
+        sizes = np.array([t.train_size or np.nan for t in targets], dtype=float)
+        return cls(sizes, np.array([t.classes or np.nan for t in targets], dtype=float))
+
+    def like(self, train_size: int | None, classes: int | None) -> np.ndarray:
+        """Weight of each as a guide to a target described."""
+        return decide.likeness(self.train_sizes, self.classes, train_size, classes)
 
 
 @dataclass(slots=True, eq=False)
@@ -149,12 +219,50 @@ class Snapshot:
     tag: str = field(init=False)  # of all that an answer depends on, the question apart
     # question -> answer and its ETag, oldest first
     answers: OrderedDict[bytes, tuple[bytes, str]] = field(default_factory=OrderedDict)
+    _across: dict[tuple[tuple[Board, ...], Filter], Best] = field(default_factory=dict)  # without a filter
+    _filtered: dict[tuple[tuple[Board, ...], Filter], Best] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Tell snapshots apart that may answer differently: software, posteriors, targets, day (ages)."""
         posteriors = sorted(self.posterior_ids.items())
         known = repr((__version__, posteriors, self.target_details, int(self.loaded_at // DAY)))
         self.tag = f"{self.evidence_version}-{blake2b(known.encode(), digest_size=4).hexdigest()}"
+
+    def best(self, boards: list[Board], wanted: Filter = ANY) -> Best:
+        """The contest of these boards among those that pass; kept."""
+        if wanted == ANY and len(boards) == 1:
+            return boards[0].family.best(boards[0])
+        kept, most = (self._across, MOST_BOARDS) if wanted == ANY else (self._filtered, MOST_FILTERED)
+        key = (tuple(boards), wanted)
+        found = kept.get(key)
+        if found is None:
+            if len(kept) >= most:
+                kept.clear()
+            found = kept[key] = Best(boards, wanted)
+        return found
+
+    def boards(
+        self, target: Target | None, train_size: int | None = None, classes: int | None = None
+    ) -> list[Board]:
+        """The boards of all families for one target."""
+        return [family.board(target, train_size, classes) for family in self.families.values()]
+
+    def warm(self) -> None:
+        """Make the boards most asked for: of known targets, of none, and of usual descriptions."""
+        views: list[tuple[Target | None, int | None, int | None]] = [
+            (target, None, None)
+            for target in self.targets.values()
+            if any(family.answers_by_name(target) for family in self.families.values())
+        ]
+        views += [(None, size, classes) for size in USUAL_TRAIN_SIZES for classes in USUAL_CLASSES]
+        for view in views:
+            boards = self.boards(*view)
+            target, train_size, _ = view
+            name = None if target is None else target.name
+            for board in boards:
+                facts_of(board, target, self.families.values())
+                self.best([board]).next_jobs(NEXT_JOBS, target.train_size if target else train_size, name)
+            self.best(boards).next_jobs(NEXT_JOBS, target.train_size if target else train_size, name)
 
     def is_outdated(self, posterior_ids: dict[str, int]) -> bool:
         """Whether its families are: by other posteriors or by a day that passed, which ages are told in."""
@@ -199,7 +307,12 @@ class Snapshots:
         if current is not None and current.targets.items() <= targets.items():
             families = current.families
         else:
-            families = {name: self._family(name, one, targets) for name, one in sorted(ids.items())}
+            fitted = {name: self._fitted(one) for name, one in sorted(ids.items())}
+            levels = levels_of(fitted)
+            families = {
+                name: FamilySnapshot(name, one, self._store.catalogue(name), targets, levels)
+                for name, one in fitted.items()
+            }
         self.current = Snapshot(
             evidence_version=max((version for _, version in newest.values()), default=0),
             families=families,
@@ -211,9 +324,8 @@ class Snapshots:
         gc.freeze()  # a catalogue of a million names is for the collector to pass over, not to visit
         return True
 
-    def _family(self, name: str, posterior_id: int, targets: dict[int, Target]) -> FamilySnapshot:
-        fitted = posterior.from_bytes(self._store.posterior(posterior_id).payload)
-        return FamilySnapshot(name, fitted, self._store.catalogue(name), targets)
+    def _fitted(self, posterior_id: int) -> Posterior:
+        return posterior.from_bytes(self._store.posterior(posterior_id).payload)
 
     def _watch(self) -> None:
         self._guarded(self._warm)
@@ -222,9 +334,9 @@ class Snapshots:
                 self._guarded(self._warm)
 
     def _warm(self) -> bool:
-        """Make boards beside the traffic, so that no answer waits for one. Two may be made; one is kept."""
-        for family in self.current.families.values() if self.current is not None else ():
-            family.warm()
+        """Beside the traffic. Two boards of a view may be made; one is kept."""
+        if self.current is not None:
+            self.current.warm()
         return True
 
     def _guarded(self, step: Callable[[], bool]) -> bool:
@@ -245,8 +357,9 @@ def _codes(licenses: list[str | None]) -> tuple[np.ndarray, dict[str, int]]:
     return np.array(codes, dtype=np.int32), code
 
 
-def _count(number: float) -> int | None:
-    return None if math.isnan(number) else int(number)
+def _rows_to_probe(target: Target) -> int | None:
+    """Rows that a probe on the target reads; None where the store holds none."""
+    return None if target.fingerprint is None else (target.train_size or 0) + (target.rows_tested or 0)
 
 
 def _power_of(base: int, number: int | None) -> int | None:

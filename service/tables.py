@@ -129,65 +129,6 @@ def _meanings() -> dict[str, str]:
     return REASONS
 
 
-CANDIDATE_NUMBERS = ("#", "gain", "80 % interval", "P(beats)", "score")
-
-
-def show_advice(advice: dict[str, Any]) -> None:
-    """Show the verdict, the candidates with their evidence, and what to know before relying on it."""
-    say(advice["sentence"])
-    _show_candidates("", advice["candidates"], several=len(advice["families"]) > 1)
-    for note in advice["notes"]:
-        say(note)
-
-
-def show_ranking(family: str, page: dict[str, Any]) -> None:
-    """Show a family's static order."""
-    _show_candidates(f"{family}, on targets like those known", page["items"], several=False)
-
-
-def _show_candidates(title: str, candidates: list[dict[str, Any]], *, several: bool) -> None:
-    """Rank by rank; with the family where there are several."""
-    family = ["family"] if several else []
-    columns = ["#", "checkpoint", *family, "gain", "80 % interval", "P(beats)", "score", "evidence"]
-    if candidates:
-        rows = [_candidate(rank, one, several=several) for rank, one in enumerate(candidates, 1)]
-        show(title, columns, rows, CANDIDATE_NUMBERS)
-
-
-def _candidate(rank: int, candidate: dict[str, Any], *, several: bool) -> list[Any]:
-    low, high = candidate["gain_interval"]
-    score = candidate["expected_score"]
-    return [
-        rank,
-        candidate["checkpoint"]["name"],
-        *([candidate["checkpoint"]["family"]] if several else []),
-        f"{candidate['expected_gain']:+.2f}",
-        f"{low:+.2f} … {high:+.2f}",
-        _chance(candidate["p_beats_vanilla"]),
-        None if score is None else f"{score:.3f}",
-        _evidence(candidate["evidence"]),
-    ]
-
-
-def _chance(p: float) -> str:
-    """A probability in percent, never rounded to certainty."""
-    if p > 0.99:
-        return "> 99 %"
-    return "< 1 %" if p < 0.01 else f"{100 * p:.0f} %"
-
-
-def _evidence(evidence: dict[str, Any]) -> str:
-    finetuned = evidence["targets_finetuned"]
-    parts = [f"finetuned on {finetuned} target{'' if finetuned == 1 else 's'}"] if finetuned else []
-    parts += ["probed"] if evidence["probed"] else []
-    parts += ["measured here"] if evidence["measured_here"] else []
-    parts += ["probed here"] if evidence["probes_here"] else []
-    age = evidence["age_days"]
-    if parts and age is not None:
-        parts.append(f"{age:.0f} days old")
-    return ", ".join(parts) or "none"
-
-
 def count(number: int | None) -> str | None:
     """Shorten a number of parameters: 124.6M."""
     if number is None:

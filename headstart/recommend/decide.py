@@ -7,28 +7,48 @@ winner's curse: the number reported for a pick is its posterior mean, never its 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from headstart.recommend.t_noise import T_QUANTILE_90, t_cdf
+from headstart.recommend.leave_out import without
+from headstart.recommend.mixture import exceeds, expected, p_exceeds, quantiles
+from headstart.recommend.t_noise import FREEDOM, T_QUANTILE_90, t_cdf
+from headstart.recommend.views import (
+    FEWEST,
+    View,
+    cells_here,
+    known_view,
+    likeness,
+    pair_range,
+    pairs_here,
+    positions,
+    target_sensitivity,
+    unseen_view,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
     from headstart.recommend.posterior import Posterior
+    from headstart.recommend.views import Stack
+
+__all__ = [
+    "FEWEST", "Factors", "Forecast", "Prediction", "Verdict", "View", "expected", "factors_of", "forecast",
+    "head", "judge", "known_view", "likeness", "moments", "p_exceeds",
+    "p_exceeds_of_many", "predict", "probed_here", "probes_at",
+    "static_order", "target_sensitivity", "unseen_view",
+]  # fmt: skip
 
 CERTAIN = 0.8  # P(beats the vanilla) from which a start is advised
 UNLIKELY = 0.2  # P(gain > worth) below which the vanilla is advised
 WORTH = 0.5  # points of gain that justify a change, unless the request says otherwise
-FEWEST = 3  # checkpoints finetuned on a target before it stands for unseen ones
-TRAIN_BANDWIDTH = 1.5  # natural log units: a factor of 4.5 in training rows
-CLASSES_BANDWIDTH = 0.7  # a factor of 2 in classes
-MOST_EXPLAINED = 0.8  # share of a repeatable variance that probes may take away
-UNLIKE = 0.05  # least weight of a known target, however different
+MOST_LEVERAGE = 0.9  # of a cell in the (mu, s) of its target
+SMALLEST = 1e-10  # variance in z
+INTERVAL = np.array([0.1, 0.9])  # of 80 %
+INTERVAL_T = np.array([-T_QUANTILE_90, T_QUANTILE_90])
 
 
 class Verdict(StrEnum):
@@ -39,22 +59,23 @@ class Verdict(StrEnum):
     MEASURE_FIRST = "measure_first"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class View:
-    """The asked target as a mixture of K targets: one for a known target, many for an unseen one."""
+class Factors(NamedTuple):
+    """What is known of f of n checkpoints."""
 
-    target: int | None  # position in the posterior, when the vanilla was run on it
-    probed: int | None  # position of the target whose probes are about it; None: never seen
-    weights: Float[np.ndarray, "K"]  # sum to one
-    level: float  # expected score of the vanilla, points; NaN: cannot be told
-    noise: float  # seed noise of one run, points; NaN: cannot be told
-    scale: Float[np.ndarray, "K"]
-    mean: Float[np.ndarray, "K"]
-    sensitivity: Float[np.ndarray, "K"]
-    uncertainty: Float[np.ndarray, "K 3"]
-    repeatable_var: Float[np.ndarray, "K"]  # of a pair, in z
-    level_var: Float[np.ndarray, "K"]  # of the vanilla's median, in z
-    explained: Float[np.ndarray, "K"]  # of the repeatable variance, by the probes of a pair that has some
+    mean: Float[np.ndarray, "n F"]
+    covariance: Float[np.ndarray, "n F F"]
+
+
+class Moments(NamedTuple):
+    """Of the true gain of n checkpoints in z, under each of K components."""
+
+    mean: Float[np.ndarray, "n K"]
+    variance: Float[np.ndarray, "n K"]  # about it: what the rows share, what is their own, and `level_var`
+    shared: Float[np.ndarray, "n K"]  # the part of it that comes of (mu, s), which all rows have in common
+    kept: Float[np.ndarray, "n K"]  # share of a measured surprise that counts; 0: not measured here
+    new: Float[np.ndarray, "n K"]  # variance of one new run's gain, as measured from the same level
+    factors: Factors  # the mean stands on, cells on the viewed target taken out
+    runs: Int[np.ndarray, "n"]  # on the viewed target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,168 +89,174 @@ class Prediction:
     p_worth: Float[np.ndarray, "n"]  # P(gain > WORTH)
     runs_here: Int[np.ndarray, "n"]  # finetune runs on this very target
     probes_here: Int[np.ndarray, "n"]  # methods that probed it on this very target
-    mean: Float[np.ndarray, "n K"]  # of the gain in z, under each of the view's K targets
+    mean: Float[np.ndarray, "n K"]  # of the gain in z, under each of the view's K components
+    spread: Float[np.ndarray, "n K"]  # its scale: the root of `Moments.variance`, widened
+    shared: Float[np.ndarray, "n K"]  # see `Moments`; widened
+    kept: Float[np.ndarray, "n K"]
+    factors: Float[np.ndarray, "n F"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Forecast:
+    """Of the gain in points that ONE new run of each of n checkpoints will show over the measured level."""
+
+    view: View
+    mean: Float[np.ndarray, "n K"]  # in z
     spread: Float[np.ndarray, "n K"]
 
+    def cdf(self, points: Float[np.ndarray, "n"] | float) -> Float[np.ndarray, "n"]:
+        """P(gain <= points)."""
+        return 1 - exceeds(self.view, self.mean, self.spread, np.atleast_1d(np.asarray(points, dtype=float)))
 
-def known_view(posterior: Posterior, target: int) -> View:
-    """The view of a target the vanilla was run on."""
-    return _view(posterior, np.array([target]), np.ones(1), target, target)
+    def quantile(self, levels: Float[np.ndarray, "L"]) -> Float[np.ndarray, "n L"]:
+        """The gain at each of these probabilities, between 0 and 1."""
+        from scipy.special import stdtrit  # noqa: PLC0415 - off the start of the service
 
-
-def unseen_view(posterior: Posterior, weights: Float[np.ndarray, "T"], probed: int | None = None) -> View:
-    """The view of a target the vanilla was never run on: one drawn from the known ones by weight.
-
-    With no known target fit to stand for it, the family's typical target stands in, without a level.
-    `probed` is its position, where the posterior knows it: the probes made there count.
-    """
-    usable = np.flatnonzero(np.isfinite(posterior.level) & (posterior.measured >= FEWEST) & (weights > 0))
-    if not len(usable):
-        return _typical_view(posterior, probed)
-    share = weights[usable] / weights[usable].sum()
-    return _view(posterior, usable, share, None, probed)
-
-
-def _view(
-    posterior: Posterior,
-    at: Int[np.ndarray, "K"],
-    weights: Float[np.ndarray, "K"],
-    target: int | None,
-    probed: int | None,
-) -> View:
-    scale = posterior.scale[at]
-    # the median of n runs has a variance of about pi/2 * sigma^2 / n
-    level_var = 1.57 * (posterior.noise[at] / scale) ** 2 / np.maximum(posterior.level_runs[at], 1)
-    repeatable_var = posterior.repeatable[at] * posterior.residual[at]
-    return View(
-        target=target,
-        probed=probed,
-        weights=weights,
-        level=float(weights @ posterior.level[at]),
-        noise=float(weights @ posterior.noise[at]),
-        scale=scale,
-        mean=posterior.mean[at],
-        sensitivity=posterior.sensitivity[at],
-        uncertainty=posterior.uncertainty[at],
-        repeatable_var=repeatable_var,
-        level_var=level_var,
-        explained=_explained(posterior, probed, repeatable_var),
-    )
-
-
-def _typical_view(posterior: Posterior, probed: int | None) -> View:
-    scale, mean, sensitivity, mean_var, sensitivity_var, residual = posterior.typical
-    repeatable_var = np.array([0.5 * residual])
-    return View(
-        target=None,
-        probed=probed,
-        weights=np.ones(1),
-        level=float("nan"),
-        noise=float("nan"),
-        scale=np.array([scale]),
-        mean=np.array([mean]),
-        sensitivity=np.array([sensitivity]),
-        uncertainty=np.array([[mean_var, 0.0, sensitivity_var]]),
-        repeatable_var=repeatable_var,
-        level_var=np.zeros(1),
-        explained=_explained(posterior, probed, repeatable_var),
-    )
-
-
-def _explained(
-    posterior: Posterior, probed: int | None, repeatable_var: Float[np.ndarray, "K"]
-) -> Float[np.ndarray, "K"]:
-    found = 0.0 if probed is None else posterior.explained[probed]
-    return np.asarray(np.minimum(found, MOST_EXPLAINED * repeatable_var))
-
-
-def likeness(
-    train_sizes: Float[np.ndarray, "T"],
-    classes: Float[np.ndarray, "T"],
-    train_size: float | None,
-    class_count: float | None,
-) -> Float[np.ndarray, "T"]:
-    """Weight of each known target as a guide to one described by its training rows and classes.
-
-    Gaussian kernels on the logarithms; a fact that is not known (NaN or None) weighs alike for all.
-    """
-    weights = np.ones(len(train_sizes))
-    for known, asked, bandwidth in (
-        (train_sizes, train_size, TRAIN_BANDWIDTH),
-        (classes, class_count, CLASSES_BANDWIDTH),
-    ):
-        if asked is not None:
-            with np.errstate(invalid="ignore"):
-                distance = (np.log(known) - np.log(asked)) / bandwidth
-            weights *= np.where(np.isnan(distance), 1.0, UNLIKE + np.exp(-0.5 * distance**2))
-    return weights
+        return quantiles(self.view, self.mean, self.spread, levels, stdtrit(FREEDOM, levels))
 
 
 def predict(posterior: Posterior, view: View, rows: Int[np.ndarray, "n"]) -> Prediction:
     """Posterior of the true gain of the checkpoints at `rows`."""
-    mean, variance, runs = _moments(posterior, view, rows)
-    spread = np.sqrt(variance)
-    gain = _within(view, _expected(view, mean, variance))
-    p_beats = t_cdf(mean / spread) @ view.weights
-    p_worth = t_cdf((mean - np.arcsinh(WORTH / view.scale)) / spread) @ view.weights
-    if len(view.weights) == 1:
-        low = (view.scale * np.sinh(mean - T_QUANTILE_90 * spread))[:, 0]
-        high = (view.scale * np.sinh(mean + T_QUANTILE_90 * spread))[:, 0]
-    else:
-        low, high = _mixture_interval(view, mean, spread)
+    found, widening = moments(posterior, view, rows), float(posterior.calibration[2])
+    spread = widening * np.sqrt(found.variance)
+    gain = expected(view, found.mean, spread**2)
+    low, high = quantiles(view, found.mean, spread, INTERVAL, INTERVAL_T).T
     return Prediction(
         gain=gain,
-        low=np.minimum(low, gain),  # which a gain cut short may have left
+        low=np.minimum(low, gain),  # skewed gains may lie beyond
         high=np.maximum(high, gain),
-        p_beats=p_beats,
-        p_worth=p_worth,
-        runs_here=runs,
-        probes_here=_probes_here(posterior, view, rows),
-        mean=mean,
+        p_beats=exceeds(view, found.mean, spread, np.zeros(1)),
+        p_worth=exceeds(view, found.mean, spread, np.array([WORTH])),
+        runs_here=found.runs,
+        probes_here=probes_at(posterior, view, rows),
+        mean=found.mean,
         spread=spread,
+        shared=widening**2 * found.shared,
+        kept=found.kept,
+        factors=found.factors.mean,
     )
 
 
-def p_exceeds(
-    view: View, mean: Float[np.ndarray, "K"], spread: Float[np.ndarray, "K"], worth: float
+def forecast(posterior: Posterior, view: View, rows: Int[np.ndarray, "n"]) -> Forecast:
+    """What one new run of each checkpoint at `rows` would show on the viewed target."""
+    found = moments(posterior, view, rows)
+    return Forecast(view=view, mean=found.mean, spread=float(posterior.calibration[2]) * np.sqrt(found.new))
+
+
+def p_exceeds_of_many(
+    view: View, all_at_once: Stack, mean: Float[np.ndarray, "K"], spread: Float[np.ndarray, "K"], worth: float
 ) -> float:
-    """P(true gain > worth points) of one checkpoint, from its row of `Prediction.mean` and `.spread`."""
-    if len(mean) == 1:  # plain floats: on the path of every answer, and ten times faster than arrays of one
-        z = (mean.item() - math.asinh(worth / view.scale.item())) / spread.item()
-        return float(t_cdf(z))
-    return float(t_cdf((mean - np.arcsinh(worth / view.scale)) / spread) @ view.weights)
+    """As `p_exceeds`, for a view of many components whose transforms were stacked before."""
+    return float(t_cdf((mean - all_at_once.z(worth)) / spread) @ view.weights)
 
 
-def _moments(
-    posterior: Posterior, view: View, rows: Int[np.ndarray, "n"]
-) -> tuple[Float[np.ndarray, "n K"], Float[np.ndarray, "n K"], Int[np.ndarray, "n"]]:
-    """Mean and variance of the true gain in z under each of the K targets, and the runs made here."""
-    f, v = posterior.quality[rows, None], posterior.quality_var[rows, None]
-    u = view.uncertainty
-    mean = view.mean + view.sensitivity * f
-    shared = view.sensitivity**2 * v + u[:, 0] + 2 * f * u[:, 1] + f * f * u[:, 2]
-    repeatable = view.repeatable_var
-    pairs, probed = _pairs_here(posterior, view, rows)
-    if len(probed):
-        mean[probed] += posterior.pair_shift[pairs, None]
-        shared[probed] += posterior.pair_doubt[pairs, None]
-        repeatable = np.tile(repeatable, (len(rows), 1))
-        repeatable[probed] -= np.where(posterior.pair_shift[pairs, None] != 0, view.explained, 0.0)
-    variance = shared + repeatable + view.level_var
-    runs = np.zeros(len(rows), dtype=np.int64)
-    if view.target is not None:
-        here, at = _cells_here(posterior, view.target, rows)
-        noise, lasting = posterior.cell_noise[at], np.broadcast_to(repeatable, mean.shape)[here, 0]
-        kept = lasting / (lasting + noise)
-        mean[here, 0] += kept * (posterior.cell_z[at] - mean[here, 0])
-        variance[here, 0] = (1 - kept) ** 2 * shared[here, 0] + kept * noise + view.level_var[0]
-        runs[here] = posterior.cell_runs[at]
-    return mean, variance, runs
+def factors_of(posterior: Posterior, rows: Int[np.ndarray, "n"]) -> Factors:
+    """f of the checkpoints at `rows`, all their cells counted."""
+    covariance = np.eye(posterior.factors.shape[1]) * posterior.doubt[rows, None, None]
+    found, here = positions(posterior.rows, rows)
+    covariance[here] = posterior.covariance[found]
+    return Factors(posterior.factors[rows].astype(float), covariance)
 
 
-def _probes_here(posterior: Posterior, view: View, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+def _taken_out(
+    posterior: Posterior, target: int, known: Factors, cells: Int[np.ndarray, "h"], here: Int[np.ndarray, "h"]
+) -> Factors:
+    """The factors without the cells of the rows `here`, which are all on the target."""
+    mean, covariance = known.mean.copy(), known.covariance.copy()
+    s = np.broadcast_to(posterior.loadings[target], mean[here].shape)
+    error = posterior.cell_z[cells] - posterior.mean[target] - np.einsum("hk,hk->h", mean[here], s)
+    precision = posterior.cell_precision[cells]
+    mean[here], covariance[here] = without(mean[here], covariance[here], s, precision, error)
+    return Factors(mean, covariance)
+
+
+def moments(
+    posterior: Posterior,
+    view: View,
+    rows: Int[np.ndarray, "n"],
+    factors: Factors | None = None,
+    *,
+    probes: bool = True,
+    here: bool = True,
+) -> Moments:
+    """Mean and variance of the true gain in z, before any widening.
+
+    `factors` replace what the posterior knows of the rows' f; without `probes` or `here` the rows' probes and
+    finetunes on the viewed target are not looked at. A finetune here is first taken out of the row's f, and
+    of (mu, s) by its leverage, so that it counts once.
+    """
+    cells, at = cells_here(posterior, view, rows)
+    if factors is None:
+        factors = factors_of(posterior, rows)
+        if view.target is not None and len(at):
+            factors = _taken_out(posterior, view.target, factors, cells, at)
+    mean, shared, latent = _line(view, factors)
+    shift, own = _own(posterior, view, rows, probes=probes)
+    own = np.maximum(own + latent, SMALLEST)
+    kept, runs = np.zeros_like(mean), np.zeros(len(rows), dtype=np.int64)
+    one_run = (1 - view.repeatable) * view.residual
+    if here and len(at):
+        noise = posterior.cell_noise[cells, None] * _noise_here(posterior, view)
+        z = view.z(posterior.cell_gain[cells])
+        weight = 1 / (own[at] + noise) if view.warm else posterior.cell_precision[cells, None]
+        leverage = np.minimum(weight * shared[at], MOST_LEVERAGE)
+        before = (mean[at] - leverage * z) / (1 - leverage) + shift[at]
+        common = shared[at] / (1 - leverage)
+        prior = common + own[at]
+        k = prior / (prior + noise)
+        kept[at], runs[at] = k, posterior.cell_runs[cells]
+        mean[at] = before + k * (z - before) - shift[at]
+        # of Student's t what is left is the wider the further off the run was (Roth 2013)
+        left = (1 - k) * prior * (FREEDOM + (z - before) ** 2 / (prior + noise)) / (FREEDOM + 1)
+        shared[at] = (1 - k) ** 2 * common
+        own[at] = np.maximum(left - shared[at], 0.0)
+    variance = np.maximum(shared + own, SMALLEST)
+    return Moments(mean + shift, variance + view.level_var, shared, kept, variance + one_run, factors, runs)
+
+
+def _noise_here(posterior: Posterior, view: View) -> Float[np.ndarray, "K"]:
+    """Noise of one run under each component, over that in the fit's own z: 1 for a known target."""
+    t = view.target
+    fitted = (1 - posterior.repeatable[t]) * posterior.residual[t]
+    return np.asarray((1 - view.repeatable) * view.residual / max(float(fitted), SMALLEST))
+
+
+def _line(
+    view: View, factors: Factors
+) -> tuple[Float[np.ndarray, "n K"], Float[np.ndarray, "n K"], Float[np.ndarray, "n K"]]:
+    """mu + s'f: its mean, its variance by (mu, s), and by f.
+
+    The latter is s'Vs + tr(V C_s), C_s the covariance of s: what two uncertain factors of a product add.
+    """
+    f, v = factors
+    h = np.column_stack([np.ones(len(f)), f])
+    mean = view.mean + f @ view.loadings.T
+    shared = _flat(h[:, :, None] * h[:, None, :]) @ _flat(view.uncertainty).T
+    squares = view.loadings[:, :, None] * view.loadings[:, None, :] + view.uncertainty[:, 1:, 1:]
+    return mean, np.maximum(shared, 0.0), np.maximum(_flat(v) @ _flat(squares).T, 0.0)
+
+
+def _flat(matrices: Float[np.ndarray, "n F F"]) -> Float[np.ndarray, "n F*F"]:
+    return matrices.reshape(len(matrices), matrices.shape[1] ** 2)
+
+
+def _own(
+    posterior: Posterior, view: View, rows: Int[np.ndarray, "n"], *, probes: bool
+) -> tuple[Float[np.ndarray, "n 1"], Float[np.ndarray, "n K"]]:
+    """What probes here add to the mean, and the variance of what belongs to the pair alone."""
+    shift = np.zeros((len(rows), 1))
+    own = np.tile(view.repeatable_var, (len(rows), 1))
+    pairs, probed = pairs_here(posterior, view, rows)
+    if probes and len(probed):
+        shift[probed, 0] = posterior.pair_shift[pairs]
+        own[probed] -= np.where(posterior.pair_shift[pairs, None] != 0, view.explained, 0.0)
+        own[probed] += posterior.pair_doubt[pairs, None]
+    return shift, own
+
+
+def probes_at(posterior: Posterior, view: View, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
     """Number of methods that probed each row on the viewed target, the reference probe included."""
-    pairs, probed = _pairs_here(posterior, view, rows)
+    pairs, probed = pairs_here(posterior, view, rows)
     count = np.zeros(len(rows), dtype=np.int64)
     count[probed] = posterior.pair_methods[pairs]
     if view.probed is not None and view.probed == posterior.reference:
@@ -239,79 +266,12 @@ def _probes_here(posterior: Posterior, view: View, rows: Int[np.ndarray, "n"]) -
 
 def probed_here(posterior: Posterior, view: View) -> int:
     """Number of checkpoints probed on the viewed target, the vanilla apart."""
-    start, end = _pair_range(posterior, view)
+    start, end = pair_range(posterior, view)
     if view.probed is None or view.probed != posterior.reference:
         return end - start
     probed = posterior.probed.copy()
     probed[posterior.pair_checkpoint[start:end]] = True
     return int(probed.sum() - (posterior.vanilla >= 0 and probed[posterior.vanilla]))
-
-
-def _pairs_here(
-    posterior: Posterior, view: View, rows: Int[np.ndarray, "n"]
-) -> tuple[Int[np.ndarray, "h"], Int[np.ndarray, "h"]]:
-    """Positions of the probed pairs on the viewed target, and of their checkpoints in `rows`."""
-    start, end = _pair_range(posterior, view)
-    found, here = _match(posterior.pair_checkpoint[start:end], rows)
-    return start + found, here
-
-
-def _pair_range(posterior: Posterior, view: View) -> tuple[int, int]:
-    """Where the probed pairs of the viewed target begin and end: pairs are sorted by target."""
-    if view.probed is None:
-        return 0, 0
-    start, end = np.searchsorted(posterior.pair_target, (view.probed, view.probed + 1))
-    return int(start), int(end)
-
-
-def _cells_here(
-    posterior: Posterior, target: int, rows: Int[np.ndarray, "n"]
-) -> tuple[Int[np.ndarray, "h"], Int[np.ndarray, "h"]]:
-    """Positions in `rows` of the checkpoints measured on the target, and of their cells."""
-    at = np.flatnonzero(posterior.cell_target == target)
-    found, here = _match(posterior.cell_checkpoint[at], rows)  # ascending: cells are sorted by checkpoint
-    return here, at[found]
-
-
-def _match(
-    checkpoints: Int[np.ndarray, "c"], rows: Int[np.ndarray, "n"]
-) -> tuple[Int[np.ndarray, "h"], Int[np.ndarray, "h"]]:
-    """Positions in ascending `checkpoints` of those rows that are there, and their positions in `rows`."""
-    if not len(checkpoints):
-        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    found = np.minimum(np.searchsorted(checkpoints, rows), len(checkpoints) - 1)
-    here = np.flatnonzero(checkpoints[found] == rows)
-    return found[here], here
-
-
-def _mixture_interval(
-    view: View, mean: Float[np.ndarray, "n K"], spread: Float[np.ndarray, "n K"]
-) -> Float[np.ndarray, "2 n"]:
-    """The 10 % and 90 % quantiles of the mixture, in points.
-
-    Twelve bisections between the outermost quantiles of the components, then a chord: exact to about
-    a millionth of their distance.
-    """
-    level = np.array([[0.1], [0.9]])
-    each = view.scale * np.sinh(mean + np.sign(level - 0.5)[..., None] * T_QUANTILE_90 * spread)
-    low, high = each.min(axis=2), each.max(axis=2)
-    for _ in range(12):
-        middle = (low + high) / 2
-        below = _mixture_cdf(view, mean, spread, middle) < level
-        low, high = np.where(below, middle, low), np.where(below, high, middle)
-    at_low, at_high = (_mixture_cdf(view, mean, spread, x) for x in (low, high))
-    share = (level - at_low) / np.maximum(at_high - at_low, 1e-12)
-    return np.asarray(low + np.clip(share, 0.0, 1.0) * (high - low))
-
-
-def _mixture_cdf(
-    view: View,
-    mean: Float[np.ndarray, "n K"],
-    spread: Float[np.ndarray, "n K"],
-    x: Float[np.ndarray, "2 n"],
-) -> Float[np.ndarray, "2 n"]:
-    z = np.arcsinh(x[..., None] / view.scale)
-    return np.asarray(t_cdf((z - mean) / spread) @ view.weights)
 
 
 def static_order(posterior: Posterior) -> Int[np.ndarray, "C"]:
@@ -321,39 +281,37 @@ def static_order(posterior: Posterior) -> Int[np.ndarray, "C"]:
 
 
 def head(posterior: Posterior, view: View, order: Int[np.ndarray, "C"], size: int) -> Int[np.ndarray, "n"]:
-    """The first `size` of the static order, all measured on this target and those that probes lift here.
+    """The first `size` of the static order and of the view's own, all measured here, those that probes lift.
 
-    Quality and sensitivity separate, so what lies deeper in the static order and was neither measured nor
-    lifted here cannot come first; this is why a cold target costs O(size) and not O(checkpoints). Of the
-    lifted, the best `size` are looked at.
+    Best expected gain first; ties by row. A view's own order is that of s'f: what is deep in both orders and
+    was neither measured nor lifted here could come first by its doubt alone. Of the lifted, the best `size`
+    are looked at.
     """
-    rows = order[:size]
+    own = _own_order(posterior, view, size) if size < len(order) else order[:0]
+    rows = np.union1d(order[:size], own)
     if view.target is not None:
-        measured = posterior.cell_checkpoint[posterior.cell_target == view.target]
-        rows = np.union1d(rows, measured)
-    start, end = _pair_range(posterior, view)
+        rows = np.union1d(rows, posterior.cell_checkpoint[posterior.cell_target == view.target])
+    start, end = pair_range(posterior, view)
     lifted = start + np.flatnonzero(posterior.pair_shift[start:end] > 0)
     if len(lifted):
-        quality = posterior.quality[posterior.pair_checkpoint[lifted]]
-        expected = posterior.pair_shift[lifted] + float(view.sensitivity @ view.weights) * quality
-        best = np.argsort(-expected, kind="stable")[:size]
+        s = view.weights @ view.loadings
+        along = posterior.pair_shift[lifted] + posterior.factors[posterior.pair_checkpoint[lifted]] @ s
+        best = np.argsort(-along, kind="stable")[:size]
         rows = np.union1d(rows, posterior.pair_checkpoint[lifted[best]])
-    mean, variance, _ = _moments(posterior, view, rows)
-    return rows[np.lexsort((rows, -_expected(view, mean, variance)))]
+    rows = rows[rows != posterior.vanilla]
+    found = moments(posterior, view, rows)
+    gain = expected(view, found.mean, float(posterior.calibration[2]) ** 2 * found.variance)
+    return np.asarray(rows[np.lexsort((rows, -gain))])
 
 
-def _expected(
-    view: View, mean: Float[np.ndarray, "n K"], variance: Float[np.ndarray, "n K"]
-) -> Float[np.ndarray, "n"]:
-    """Mean of c sinh(z) for Gaussian z; the variance is capped at 1, where the formula would run away."""
-    return np.asarray((view.scale * np.exp(np.minimum(variance, 1.0) / 2) * np.sinh(mean)) @ view.weights)
-
-
-def _within(view: View, gain: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-    """The gain, cut where the score would leave 0..100 points: sinh grows beyond what a score can."""
-    if math.isnan(view.level):
-        return gain
-    return np.asarray(np.clip(gain, min(-view.level, 0.0), max(100.0 - view.level, 0.0)))
+def _own_order(posterior: Posterior, view: View, size: int) -> Int[np.ndarray, "n"]:
+    """The best `size` checkpoints by the view's own direction; none where it is that of the static order."""
+    direction, usual = view.direction(), posterior.direction
+    if direction @ usual >= (1 - 1e-9) * np.linalg.norm(direction) * np.linalg.norm(usual):
+        return np.zeros(0, dtype=np.int64)
+    along = posterior.factors @ direction.astype(posterior.factors.dtype)
+    ranked = np.argpartition(along, len(along) - size - 1)
+    return np.asarray(ranked[-size - 1 :], dtype=np.int64)  # one more: the vanilla may be among them
 
 
 def judge(gain: float, p_beats: float, p_worth: float, worth: float) -> Verdict:
@@ -368,12 +326,3 @@ def judge(gain: float, p_beats: float, p_worth: float, worth: float) -> Verdict:
     if p_worth <= UNLIKELY:
         return Verdict.STAY_WITH_VANILLA
     return Verdict.MEASURE_FIRST
-
-
-def target_sensitivity(view: View) -> float:
-    """Points gained per standard deviation of checkpoint quality, around the typical checkpoint.
-
-    The noise part is out: it is a slope of the fit, not the largest gain seen (which is mostly a noise
-    scale on small test splits).
-    """
-    return float((view.scale * view.sensitivity) @ view.weights)

@@ -42,11 +42,11 @@ def reference(evidence: FamilyEvidence) -> Reference | None:
     ranks = []
     for one in np.unique(group):
         members = np.flatnonzero(linear)[group == one]
-        checkpoints = np.unique(evidence.probed_checkpoint[members])
-        vanilla = evidence.vanilla is not None and bool(np.any(checkpoints == evidence.vanilla))
+        seen = np.bincount(evidence.probed_checkpoint[members], minlength=len(evidence.checkpoint_ids)) > 0
+        vanilla = evidence.vanilla is not None and bool(seen[evidence.vanilla])
         target, protocol = divmod(int(one), width)
         newest = float(evidence.probe_created[members].max())
-        ranks.append((len(checkpoints), vanilla, -target, newest, protocol))
+        ranks.append((int(np.count_nonzero(seen)), vanilla, -target, newest, protocol))
     if not ranks:
         return None
     _, _, target, _, protocol = max(ranks)

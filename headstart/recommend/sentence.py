@@ -1,20 +1,21 @@
-"""The verdict in words."""
+"""The verdict in words, and the notes that go with it. A person reads them in a terminal."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from headstart.recommend.decide import Verdict
+from headstart.recommend.decide import CERTAIN, Verdict
 from headstart.recommend.surprises import FEWEST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 NO_EVIDENCE = (
     "There is no evidence yet. Import published results (headstart import model-recycling SOURCE) or your "
     "own finetuning history (headstart import table FILE)."
 )
 NO_CANDIDATE = "No checkpoint is left under these filters. Relax max_parameters, licenses or exclude."
+WIDENED = 1.05  # a widening below this is not worth a note
 
 
 def sentence(
@@ -29,32 +30,159 @@ def sentence(
     p_beats: float,
     p_worth: float,
     worth: float,
+    rests_on: str | None = None,
+    next_job: str | None = None,
 ) -> str:
-    """One or two sentences that a person acts on. Gains in points, probabilities in 0..1."""
-    chance = chance_in_words(p_beats)
-    expected = f"{gain:+.1f} points ({low:+.1f} to {high:+.1f})"
+    """One to three sentences that a person acts on: what to do and how sure, what it rests on, what is next.
+
+    Gains in points, probabilities in 0..1; `low` and `high` bound the 80 % interval. `rests_on`: of the first
+    choice, from `rests_on_in_words`. `next_job`: from `job_in_words`.
+    """
+    points, interval = f"{points_in_words(gain, worth)} points", interval_in_words(low, high)
+    better = chance_in_words(p_beats, CERTAIN)
     if verdict is Verdict.START_FROM:
-        return (
-            f"Start from {checkpoint}: on {target} expect {expected} over {vanilla}; "
-            f"it beats it with probability {chance}."
+        said = (
+            f"Start from {checkpoint}: on {target} expect {points} over {vanilla} ({interval}), where "
+            f"{worth:g} would do; it is better than {vanilla} with probability {better}."
         )
-    if verdict is Verdict.STAY_WITH_VANILLA:
-        return (
-            f"Stay with {vanilla}: on {target} even the first choice, {checkpoint}, has a chance of only "
-            f"{chance_in_words(p_worth)} to gain more than {worth:g} points."
+    elif verdict is Verdict.STAY_WITH_VANILLA:
+        said = (
+            f"Stay with {vanilla}: on {target} even the first choice, {checkpoint}, gains more than "
+            f"{worth:g} points only with probability {chance_in_words(p_worth)}: expect {points} "
+            f"({interval})."
         )
+    else:
+        doubts = _doubts(gain, p_beats, p_worth, worth)
+        said = (
+            f"Measure first: on {target} expect {points} from {checkpoint} over {vanilla} ({interval}), but "
+            f"{doubts}."
+        )
+    if rests_on is not None:
+        said += f" {rests_on}"
+    if next_job is not None:
+        lead = "To be surer" if verdict is Verdict.STAY_WITH_VANILLA else "Next"
+        said += f" {lead}: {next_job}."
+    elif verdict is Verdict.MEASURE_FIRST:
+        said += f" Finetune both on {target}: the difference also tells how much it reacts to a good start."
+    return said
+
+
+def _doubts(gain: float, p_beats: float, p_worth: float, worth: float) -> str:
+    """Why the first choice is not started from at once."""
+    doubts = []
+    if gain < worth:
+        doubts.append(
+            f"that is less than the {worth:g} asked for, which it gains with probability "
+            f"{chance_in_words(p_worth)}"
+        )
+    if p_beats < CERTAIN or not doubts:
+        doubts.append(f"it is better only with probability {chance_in_words(p_beats, CERTAIN)}")
+        if p_beats < CERTAIN:
+            doubts[-1] += f", where {CERTAIN:.2f} would do"
+    return ", and ".join(doubts)
+
+
+def rests_on_in_words(*, finetuned: int, runs_here: int, probed: bool, probes_here: int) -> str:
+    """One sentence on what is known of a checkpoint.
+
+    `finetuned`: other targets it was finetuned on; `runs_here`: its finetunes on the asked target; `probed`:
+    whether the family's reference probe was run on it; `probes_here`: methods that probed it on the target.
+    """
+    probes = []
+    if probes_here:
+        probes.append(f"{_many(probes_here, 'probe')} on this target")
+    if probed:
+        probes.append("its linear probe")
+    finetunes = []
+    if runs_here:
+        finetunes.append(f"{_many(runs_here, 'finetune')} on this target")
+    if finetuned:
+        finetunes.append(f"finetunes on {_many(finetuned, 'other target')}")
+    if finetunes:
+        return f"That rests on {_and([*finetunes, *probes])}."
+    if probes:
+        return f"Nobody has finetuned it: {_and([*probes, 'its name'])} speak for it."
+    return "Nobody has finetuned or probed it: only its name and what it is made of speak for it."
+
+
+def job_in_words(method: str, checkpoint: str, target: str, seconds: float | None = None) -> str:
+    """What to measure next, in the imperative; no full stop. `seconds`: what it is expected to take."""
+    verb = f"finetune {checkpoint}" if method == "finetune" else f"probe {checkpoint} with {method}"
+    took = "" if seconds is None else f" ({duration_in_words(seconds)})"
+    return f"{verb} on {target}{took}"
+
+
+def duration_in_words(seconds: float) -> str:
+    """A duration as one would say it, to a digit or two."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    if minutes < 60:
+        return f"about {_many(minutes if minutes < 20 else min(round(minutes, -1), 50), 'minute')}"
+    hours = round(seconds / 3600)
+    return f"about {_many(hours, 'hour') if hours < 48 else _many(round(hours / 24), 'day')}"
+
+
+def points_in_words(points: float, limit: float | None = None) -> str:
+    """A gain with its sign, to a tenth of a point, or finer where that would cross `limit`."""
+    said = _beside(points, limit, "+", 1)
+    return "0.0" if said in {"+0.0", "-0.0"} else said
+
+
+def interval_in_words(low: float, high: float) -> str:
+    """An 80 % interval, in points."""
+    return f"4 times in 5 between {points_in_words(low)} and {points_in_words(high)}"
+
+
+def chance_in_words(p: float, limit: float | None = None) -> str:
+    """A probability to two digits, finer where that would cross `limit`, never rounded to certainty."""
+    if p > 0.99:
+        return "above 0.99"
+    return "below 0.01" if p < 0.01 else _beside(p, limit, "", 2)
+
+
+def _beside(x: float, limit: float | None, sign: str, digits: int) -> str:
+    """x to so many digits, or to more, up to 4, that leave it on its own side of the limit."""
+    if limit is None:
+        return f"{x:{sign}.{digits}f}"
+    for more in range(digits, 5):
+        if (round(x, more) < limit) == (x < limit):
+            return f"{x:{sign}.{more}f}"
+    return f"just {'under' if x < limit else 'over'} {limit:{sign}.{digits}f}"
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def _and(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def drift_in_words(coverage: float, cells: int, widening: float, family: str | None = None) -> str | None:
+    """The drift guard's note, or None where it widens nothing.
+
+    `coverage`: share of the family's `cells` finetunes that lay in the 80 % interval foretold without them;
+    `widening`: the factor >= 1 that every interval is therefore multiplied by (`Posterior.calibration`).
+    """
+    if widening < WIDENED:
+        return None
+    of = "" if family is None else f" of {family}"
     return (
-        f"Measure first: on {target} expect {expected} from {checkpoint}, but it beats {vanilla} with "
-        f"probability {chance} only. Finetune both; the difference also tells how much {target} "
-        "reacts to a good start."
+        f"Of {_many(cells, 'finetune')}{of}, each foretold without its own score, {100 * coverage:.0f} % "
+        f"fell within their 80 % interval: all intervals are widened {widening:.1f} times."
     )
 
 
-def chance_in_words(p: float) -> str:
-    """A probability to two digits, never rounded to certainty."""
-    if p > 0.99:
-        return "above 0.99"
-    return "below 0.01" if p < 0.01 else f"{p:.2f}"
+def pooled_in_words(family: str, others: Sequence[str], finetuned: int) -> str | None:
+    """The note that a family of few finetuned checkpoints borrows from others, or None where it does not."""
+    if not others:
+        return None
+    few = f"Only {_many(finetuned, 'checkpoint')}" if finetuned else "No checkpoint"
+    return (
+        f"{few} of {family} {'was' if finetuned <= 1 else 'were'} finetuned: how targets react, and what "
+        f"probes and names are worth, is learnt together with {_and(others)}."
+    )
 
 
 def probes_in_words(

@@ -13,11 +13,12 @@ from starlette.responses import StreamingResponse
 from headstart.errors import InvalidInput, NotFound, Problem, StoreUnavailable
 from service.advice import answer
 from service.advice_schemas import Advice, Question, RankedCheckpoint
+from service.best import Best, Found
 from service.board import Board
 from service.deps import SnapshotsDep
 from service.errors import documented
 from service.schemas import Name, Page, PageQuery
-from service.snapshot import Snapshot, Snapshots
+from service.snapshot import FamilySnapshot, Snapshot, Snapshots
 
 CHUNK = 500  # ranked rows written at a time
 COLUMNS = (
@@ -27,6 +28,7 @@ COLUMNS = (
     "low",
     "high",
     "p_beats_vanilla",
+    "p_best",
     "expected_score",
     "targets_finetuned",
     "probed",
@@ -125,13 +127,14 @@ def show_ranking(
     family = snapshot.families.get(name)
     if family is None:
         raise NotFound("family", name, snapshot.families)
-    board = Board(family, family.board(None, None, None).view)  # its own: this runs beside the event loop
+    shared = family.board()
+    best = Best([Board(family, shared.view, shared.standing)])  # its own: this runs beside the event loop
     if query.format == "csv":
-        return StreamingResponse(_csv(board), media_type="text/csv; charset=utf-8")
-    start = _start(query.page_token, snapshot.evidence_version)
+        return StreamingResponse(_csv(family, best), media_type="text/csv; charset=utf-8")
+    (board,), start = best.boards, _start(query.page_token, snapshot.evidence_version)
     stop = start + query.page_size
     items = [
-        {"rank": start + k + 1, **orjson.loads(entry.json)}
+        {"rank": start + k + 1, **orjson.loads(best.candidate(Found(0, entry)))}
         for k, entry in enumerate(board.entries(board.ranking()[start:stop].tolist()))
     ]
     more = stop < len(board.ranking())
@@ -158,15 +161,16 @@ def _start(token: str | None, evidence_version: int) -> int:
     return int(start)
 
 
-def _csv(board: Board) -> Iterator[str]:
-    """The whole ranking, some rows at a time."""
+def _csv(family: FamilySnapshot, best: Best) -> Iterator[str]:
+    """The whole ranking, some rows at a time. The family is held to the end, since no board holds it."""
+    (board,) = best.boards
     ranking = board.ranking()
     yield ",".join(COLUMNS) + "\r\n"
-    for start in range(0, len(ranking), CHUNK):
+    for start in range(0, len(family.order), CHUNK):
         text = io.StringIO()
         writer = csv.writer(text)
         for k, entry in enumerate(board.entries(ranking[start : start + CHUNK].tolist())):
-            writer.writerow(_csv_row(start + k + 1, orjson.loads(entry.json)))
+            writer.writerow(_csv_row(start + k + 1, orjson.loads(best.candidate(Found(0, entry)))))
         yield text.getvalue()
 
 
@@ -178,6 +182,7 @@ def _csv_row(rank: int, one: dict[str, Any]) -> list[Any]:
         one["expected_gain"],
         *one["gain_interval"],
         one["p_beats_vanilla"],
+        one["p_best"],
         one["expected_score"],
         evidence["targets_finetuned"],
         evidence["probed"],

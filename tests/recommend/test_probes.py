@@ -5,7 +5,7 @@ import pytest
 
 from headstart.recommend import decide
 from headstart.recommend.evidence import LOWER_IS_BETTER, PROBES
-from headstart.recommend.posterior import fit
+from headstart.recommend.fit import fit
 from headstart.recommend.probes import ENOUGH, TYPICAL_SPREAD, probe_covariate, reference
 from tests.recommend.evidence_of import evidence_of, probed, world
 
@@ -104,7 +104,7 @@ def test_a_few_probes_of_ones_own_hardly_move_what_finetunes_tell() -> None:
         assert after.gain[29] > after.gain[31] > after.gain[30], "they order what nothing else tells apart"
         points = np.abs(after.gain - before.gain)
         assert (points < 0.2 * (before.high - before.low)).all()
-        assert np.abs(after.p_beats - before.p_beats).max() < 0.1
+        assert np.abs(after.p_beats - before.p_beats).max() < 0.2
 
 
 def test_a_full_reference_counts_in_full() -> None:

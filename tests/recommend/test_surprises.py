@@ -8,7 +8,8 @@ from scipy.stats import spearmanr
 
 from headstart.recommend import decide
 from headstart.recommend.evidence import FamilyEvidence
-from headstart.recommend.posterior import Posterior, fit, from_bytes, to_bytes
+from headstart.recommend.fit import fit
+from headstart.recommend.posterior import Posterior, from_bytes, to_bytes
 from headstart.recommend.probes import reference
 from headstart.recommend.sentence import probes_in_words
 from headstart.recommend.surprises import Surprises, surprises
@@ -45,9 +46,10 @@ def crps_and_order(fitted: Posterior, drawn: dict[str, np.ndarray]) -> tuple[flo
     t6 = np.random.default_rng(0).standard_t(6, 400)
     for t in range(TARGETS):
         rows = np.flatnonzero(drawn["hidden"][:, t])
-        found = decide.predict(fitted, decide.known_view(fitted, t), rows + 1)
+        view = decide.known_view(fitted, t)
+        found = decide.predict(fitted, view, rows + 1)
         truth = drawn["true_gains"][rows, t]
-        draws = np.sort(fitted.scale[t] * np.sinh(found.mean + found.spread * t6), axis=1)
+        draws = np.sort(view.transforms[0].gain(found.mean + found.spread * t6), axis=1)
         between = draws @ (2 * np.arange(1, 401) - 401) / 400**2
         losses.append((np.abs(draws - truth[:, None]).mean(axis=1) - between) / drawn["scale"][t])
         orders.append(spearmanr(found.gain, truth)[0])
@@ -98,7 +100,8 @@ def test_what_quality_tells_already_is_not_counted_again() -> None:
     for t in range(TARGETS):
         evidence = probed(evidence, np.append(0.0, 3 * drawn["quality"]), target=t)
     fitted = fit(evidence)
-    by_quality = fitted.sensitivity[fitted.pair_target] * fitted.quality[fitted.pair_checkpoint]
+    pairs = fitted.loadings[fitted.pair_target], fitted.factors[fitted.pair_checkpoint]
+    by_quality = np.einsum("pk,pk->p", *pairs)
     assert fitted.pair_shift.std() < 0.1 * by_quality.std()
 
 

@@ -16,7 +16,7 @@ from bench.evidence import FAMILY, TARGETS, fill
 from headstart.entities import CheckpointDraft, ImportBatch, ImportReport, ScoreDraft, TargetDraft
 from headstart.refit import refit_stale
 from service.advice_schemas import Advice
-from service.snapshot import FamilySnapshot, Snapshots
+from service.snapshot import Snapshot, Snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -265,7 +265,7 @@ def test_new_evidence_swaps_the_snapshot_and_quarantine_takes_it_back(store: Sto
     after = snapshots.current
     assert after is not None
     assert after.evidence_version > before.evidence_version
-    board = after.families["base"].board(None, None, None)
+    board = after.families["base"].board()
     assert after.families["base"].names[board.top(1, board_any())[0].row] == "star"
     for score in store.scores(family="base", page_size=500).items:
         if score.checkpoint == "star":
@@ -274,7 +274,7 @@ def test_new_evidence_swaps_the_snapshot_and_quarantine_takes_it_back(store: Sto
     assert snapshots.refresh()
     again = snapshots.current
     assert again is not None
-    board = again.families["base"].board(None, None, None)
+    board = again.families["base"].board()
     assert again.families["base"].names[board.top(1, board_any())[0].row] != "star"
 
 
@@ -328,10 +328,10 @@ def test_a_failure_beside_the_traffic_does_not_end_the_watch(
     add(store, *(finetune(c, "a", 0.7 + n / 50) for n, c in enumerate(("base", "m0", "m1"))))
     refit_stale(store)
 
-    def fail(_: FamilySnapshot) -> None:
+    def fail(_: Snapshot) -> None:
         raise RuntimeError("a board that cannot be made")
 
-    monkeypatch.setattr(FamilySnapshot, "warm", fail)
+    monkeypatch.setattr(Snapshot, "warm", fail)
     snapshots = Snapshots(store, 0.02)
     snapshots.start()
     try:
@@ -366,12 +366,12 @@ def test_a_target_the_vanilla_was_never_run_on(store: Store) -> None:
 
 
 def test_what_is_kept_in_memory_has_bounds(live: Live) -> None:
-    from service import board
+    from service import best, board
     from service.advice_schemas import MOST
 
     assert board.MOST_ENTRIES >= MOST, "one answer must fit"
     first = names(ask(live, family=FAMILY, limit=500))
-    for limit in range(1, 3 * board.MOST_JOINED):
+    for limit in range(1, 3 * best.MOST_KEPT):
         assert names(ask(live, family=FAMILY, limit=limit)) == first[:limit]
     for parameters in range(100_000_000, 400_000_000, 15_000_000):  # more rows than are kept written
         found = ask(live, family=FAMILY, limit=500, max_parameters=parameters)["candidates"]

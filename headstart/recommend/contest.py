@@ -1,0 +1,241 @@
+"""Who is best of those that a question allows, in one family or in several: P(best), regret and next jobs.
+
+One family's candidates and its vanilla are compared by their gains. Families are compared by scores, in every
+joint draw the vanilla's level + the gain:
+
+    score_fm = level_f + common_f u + own_f n_f + gain_fm
+
+with the errors of `levels.Level` where the level is foretold. A level that was measured on the asked target
+stands as it is: its error is in the gains, which are measured from it. Families share the u and nothing else.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from headstart.recommend.choice import DRAWS, draws, joint, p_best, regret
+from headstart.recommend.decide import expected, moments
+from headstart.recommend.plan import FINETUNE, JobValues, Lessons, lessons, values_among
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Bool, Float, Float32, Int
+
+    from headstart.recommend.plan import Probe
+    from headstart.recommend.posterior import Posterior
+    from headstart.recommend.views import View
+
+DRAWN = 128  # checkpoints of a family that are compared, in the order given
+JOBS = 20  # of these the ones whose jobs are valued
+SEED = 20221102
+MOST_SCORE = 100.0
+
+
+class Gains(NamedTuple):
+    """What is known of the true gains of n checkpoints: of a Prediction what the contest needs."""
+
+    gain: Float[np.ndarray, "n"]  # expected, points
+    runs_here: Int[np.ndarray, "n"]
+    mean: Float[np.ndarray, "n K"]
+    spread: Float[np.ndarray, "n K"]
+    shared: Float[np.ndarray, "n K"]
+    factors: Float[np.ndarray, "n F"]
+
+
+class Outlook(NamedTuple):
+    """What is known together of n checkpoints of one view."""
+
+    rows: Int[np.ndarray, "n"]  # positions in the posterior
+    gain: Float[np.ndarray, "n"]  # expected, points
+    runs_here: Int[np.ndarray, "n"]
+    draws: Float32[np.ndarray, "n S"]  # joint, of the true gains in points
+    lessons: Lessons
+
+
+class Side(NamedTuple):
+    """One family in a contest."""
+
+    outlook: Outlook
+    at: Int[np.ndarray, "r"]  # positions in the outlook that take part, ascending; their vanilla does as well
+    level: float = 0.0  # expected of the vanilla, points
+    common: float = 0.0  # standard errors of the level, 0 where it was measured on the asked target
+    own: float = 0.0
+
+
+class Pick(NamedTuple):
+    """What to start from if nothing more is measured."""
+
+    side: int
+    position: int | None  # in the side's outlook, None: its vanilla
+    gain: float  # expected over the side's vanilla, points
+    regret: float  # expected, points
+
+
+class Contest(NamedTuple):
+    """What came of it. P(best) sums to one over all candidates and the vanillas together."""
+
+    p_best: tuple[Float[np.ndarray, "n"], ...]  # of each side's outlook, 0 for those that took no part
+    vanilla: float
+    regret: float | None  # expected, of the first choice in points; None: there is none
+    pick: Pick | None  # None: no candidate takes part
+
+
+def outlook(
+    posterior: Posterior,
+    view: View,
+    rows: Int[np.ndarray, "n"],
+    probes: Sequence[Probe] = (),
+    known: Gains | None = None,
+) -> Outlook:
+    """Of the checkpoints at `rows`, DRAWN at most; `known`: what `gains_of` says of them."""
+    found = gains_of(posterior, view, rows) if known is None else known
+    together = joint(view, found, float(posterior.calibration[2]))
+    taught = lessons(view, together, found.gain, found.runs_here, np.ones(len(rows)), probes)
+    return Outlook(
+        rows=rows,
+        gain=found.gain,
+        runs_here=found.runs_here,
+        draws=draws(view, together).astype(np.float32, copy=False),
+        lessons=taught._replace(shift=taught.shift.astype(np.float32)),
+    )
+
+
+def gains_of(posterior: Posterior, view: View, rows: Int[np.ndarray, "n"]) -> Gains:
+    """As `decide.predict`, without the intervals and probabilities, which take longest."""
+    found, widening = moments(posterior, view, rows), float(posterior.calibration[2])
+    variance = widening**2 * found.variance
+    gain = expected(view, found.mean, variance)
+    return Gains(
+        gain, found.runs, found.mean, np.sqrt(variance), widening**2 * found.shared, found.factors.mean
+    )
+
+
+def contest(sides: Sequence[Side]) -> Contest:
+    """Compare the candidates of all sides and their vanillas; a side without candidates takes no part."""
+    entered = [k for k, side in enumerate(sides) if len(side.at)]
+    if not entered:
+        return Contest(tuple(np.zeros(len(side.outlook.rows)) for side in sides), 1.0, None, None)
+    if len(entered) == 1:
+        relative, vanillas = [sides[k].outlook.draws[sides[k].at] for k in entered], None
+    else:
+        scores = [_scores(k, sides[k]) for k in entered]
+        vanillas = np.array([_scores(k, sides[k], vanilla=True)[0] for k in entered])
+        best_vanilla = vanillas.max(axis=0)
+        relative, vanillas = [one - best_vanilla for one in scores], vanillas - best_vanilla
+    compared = np.concatenate(relative) if len(relative) > 1 else relative[0]
+    best = p_best(compared)
+    starts = np.cumsum([0, *(len(one) for one in relative)])
+    chances = [np.zeros(len(side.outlook.rows)) for side in sides]
+    for k, start, end in zip(entered, starts, starts[1:], strict=False):
+        chances[k][sides[k].at] = best.rows[start:end]
+    first = int(np.argmax([_first(sides[k]) for k in entered]))
+    lost = regret(compared, int(starts[first]))
+    pick = _pick(sides, entered, compared, starts, vanillas, lost)
+    return Contest(tuple(chances), float(best.vanilla), lost, pick)
+
+
+def _first(side: Side) -> float:
+    """Expected score of a side's first choice, in points."""
+    return side.level + float(side.outlook.gain[side.at[0]])
+
+
+def _pick(
+    sides: Sequence[Side],
+    entered: Sequence[int],
+    compared: Float32[np.ndarray, "r S"],
+    starts: Int[np.ndarray, "f+1"],
+    vanillas: Float[np.ndarray, "f S"] | None,
+    first: float,
+) -> Pick:
+    """The best expected score of all; a vanilla's where no candidate's is. `first`: the first's regret."""
+    best = [int(sides[k].outlook.gain[sides[k].at].argmax()) for k in entered]
+    gains = [float(sides[k].outlook.gain[sides[k].at[p]]) for k, p in zip(entered, best, strict=True)]
+    levels = [sides[k].level for k in entered]
+    scores = [level + gain for level, gain in zip(levels, gains, strict=True)]
+    at, vanilla = int(np.argmax(scores)), int(np.argmax(levels))
+    if scores[at] > levels[vanilla]:
+        lost = regret(compared, int(starts[at]) + best[at]) if best[at] else first
+        return Pick(entered[at], int(sides[entered[at]].at[best[at]]), gains[at], lost)
+    if vanillas is None:
+        return Pick(entered[vanilla], None, 0.0, regret(compared, None))
+    with_it = np.concatenate([compared, vanillas[vanilla : vanilla + 1]])
+    lost = regret(with_it, len(compared), np.arange(len(compared)))
+    return Pick(entered[vanilla], None, 0.0, lost)
+
+
+def _scores(index: int, side: Side, *, vanilla: bool = False) -> Float[np.ndarray, "r S"]:
+    """Draws of the scores of a side's candidates, or of its vanilla; every index has noise of its own."""
+    own, order = _noise(index)
+    level = side.level + side.common * _noise(-1)[0] + side.own * own
+    gains = np.zeros((1, DRAWS)) if vanilla else side.outlook.draws[side.at][:, order]
+    return np.asarray(np.minimum(level + gains, MOST_SCORE))
+
+
+@lru_cache(maxsize=256)
+def _noise(index: int) -> tuple[Float[np.ndarray, "S"], Int[np.ndarray, "S"]]:
+    """Standard normals, each of S quantiles once, and an order of draws: independent of any other index's."""
+    from statistics import NormalDist  # noqa: PLC0415
+
+    rng = np.random.default_rng([SEED, index + 1])
+    quantiles = np.array([NormalDist().inv_cdf((s + 0.5) / DRAWS) for s in range(DRAWS)])
+    return rng.permutation(quantiles), rng.permutation(DRAWS)
+
+
+def linked(measured: Bool[np.ndarray, "F T"]) -> Bool[np.ndarray, "F F"]:
+    """Whose levels are told apart by a target that both were measured on, or by a chain of such targets."""
+    found = measured.astype(np.int64) @ measured.T.astype(np.int64) > 0
+    for _ in range(len(found)):
+        found = found.astype(np.int64) @ found > 0
+    return found
+
+
+class Jobs(NamedTuple):
+    """The jobs on the first candidates of all sides, as one list."""
+
+    values: JobValues  # `gain` is the expected score in points
+    side: Int[np.ndarray, "n"]
+    position: Int[np.ndarray, "n"]  # in the side's outlook
+
+    def timed(self, seconds: Float[np.ndarray, "n"]) -> JobValues:
+        """The values, with what a finetune of each takes."""
+        took = self.values.seconds.copy()
+        took[:, 0] = seconds
+        return self.values._replace(seconds=took)
+
+
+def jobs(sides: Sequence[Side]) -> Jobs:
+    """What measuring each of the first candidates of every side once more is worth to the choice among all.
+
+    A job moves its own family's scores only; what the others offer is the floor that they have to pass. Until
+    they are `timed`, all finetunes take a second.
+    """
+    best = [max(_first(side), side.level) if len(side.at) else -np.inf for side in sides]
+    methods = tuple(dict.fromkeys([FINETUNE, *(m for side in sides for m in side.outlook.lessons.methods)]))
+    found = [_empty(methods)]
+    places = [np.zeros((0, 2), dtype=np.int64)]
+    for k, side in enumerate(sides):
+        at = side.at[:JOBS]
+        floor = max([0.0, *(other - side.level for j, other in enumerate(best) if j != k)])
+        values = values_among(side.outlook.lessons, at, floor)
+        found.append(_aligned(values._replace(gain=side.level + values.gain), methods))
+        places.append(np.column_stack([np.full(len(at), k), at]))
+    place = np.concatenate(places)
+    stacked = (np.concatenate(columns) for columns in zip(*(one[1:] for one in found), strict=True))
+    return Jobs(JobValues(methods, *stacked), place[:, 0], place[:, 1])
+
+
+def _empty(methods: tuple[str, ...]) -> JobValues:
+    none = np.zeros((0, len(methods)))
+    return JobValues(methods, none, none, np.zeros(0), np.zeros(0, dtype=bool))
+
+
+def _aligned(values: JobValues, methods: tuple[str, ...]) -> JobValues:
+    """With a column for each of these methods; nothing is gained by one that is not on offer."""
+    columns = [methods.index(method) for method in values.methods]
+    value, seconds = np.zeros((len(values.gain), len(methods))), np.ones((len(values.gain), len(methods)))
+    value[:, columns], seconds[:, columns] = values.value, values.seconds
+    return values._replace(methods=methods, value=value, seconds=seconds)

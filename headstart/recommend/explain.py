@@ -1,0 +1,253 @@
+"""How an expected gain came about: points by source, and the scores that moved it most. Pure functions.
+
+The expected gain is looked at after each source of evidence in turn, by the formula of `decide.predict` and
+with the answer's final doubt at every step. So the parts add up to `Prediction.gain`, each has the sign of
+what its source says, and a score that only agrees with the forecast moves nothing. (With the doubt of its own
+step a finetune that confirms a forecast would seem to lower it: where gains are skewed, less doubt is less
+upside.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from headstart.recommend import decide
+from headstart.recommend.views import cells_here, pairs_here, positions, transform
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+    from headstart.recommend.decide import View
+    from headstart.recommend.posterior import Posterior
+
+MOST_MOVED = 5  # scores named per candidate
+STEP = 1e-4  # z: a shorter step's slope is taken over this
+
+
+class Moved(NamedTuple):
+    """One score that moved an expected gain: the candidate's finetune on another target."""
+
+    target: int  # position in the posterior
+    runs: int
+    gain: float  # measured there, points over that target's vanilla
+    foretold: float  # what target and prior said of it: the median, points. Only the difference is news
+    points: float  # by which it moved the expected gain on the viewed target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Where the expected gain of one checkpoint on the viewed target comes from, in points.
+
+    gain = target + prior + finetunes + probes + here, to the last bits.
+    """
+
+    row: int  # position in the checkpoints
+    gain: float  # `Prediction.gain`
+    target: float  # expected of the family's average measured checkpoint, were it as well known as this one
+    prior: float  # its reference probe, metadata and name
+    finetunes: float  # its own finetunes on other targets
+    probes: float  # its probes on this target, the reference apart
+    here: float  # its own finetunes on this target
+    moved_by: tuple[Moved, ...]  # at most MOST_MOVED, strongest first, of those that add up to `finetunes`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetSensitivity:
+    """How the viewed target reacts to a good start, noise taken out."""
+
+    points: float  # per standard deviation of checkpoint quality
+    best_gain: float  # expected of the best choice, >= 0: the vanilla is one
+    noise_share: float  # of the variance in z of gains measured by one run: what is seed noise, 0..1
+
+
+class _Steps(NamedTuple):
+    """Mean of the true gain in z under each component, after each source."""
+
+    target: Float[np.ndarray, "n K"]
+    prior: Float[np.ndarray, "n K"]
+    finetunes: Float[np.ndarray, "n K"]
+    probes: Float[np.ndarray, "n K"]
+    here: Float[np.ndarray, "n K"]
+
+
+class _Moves(NamedTuple):
+    """The finetunes of n rows on other targets: c cells, in the order of the rows."""
+
+    cell: Int[np.ndarray, "c"]
+    at: Int[np.ndarray, "c"]  # positions in the rows
+    foretold: Float[np.ndarray, "c"]  # z of each by its target and the prior
+    z: Float[np.ndarray, "c K"]  # by which each moves the mean under each component
+
+
+def explain(posterior: Posterior, view: View, rows: Int[np.ndarray, "n"]) -> list[Explanation]:
+    """What each source adds to the expected gain of the checkpoints at `rows`, and which scores did it.
+
+    The first step is the same f for all: the mean over measured checkpoints of what the covariates say.
+    """
+    found = decide.moments(posterior, view, rows)
+    variance = float(posterior.calibration[2]) ** 2 * found.variance
+    prior = posterior.factors[rows].astype(float)  # all there is of a row that was never measured
+    measured, at = positions(posterior.rows, rows)
+    prior[at] = posterior.prior[measured]
+    steps = _steps(posterior, view, rows, prior, found)
+    each = _each(view, steps, variance)
+    parts = np.diff(np.array([one @ view.weights for one in each]), axis=0, prepend=0.0)
+    moves = _moves(posterior, view, rows, prior, found.factors.covariance)
+    points = _slopes(view, steps, each, variance)[moves.at] * moves.z @ view.weights
+    strongest = _strongest(posterior, moves, points, len(rows))
+    return [
+        Explanation(
+            row=row,
+            gain=float(each[-1][k] @ view.weights),
+            target=float(parts[0, k]),
+            prior=float(parts[1, k]),
+            finetunes=float(parts[2, k]),
+            probes=float(parts[3, k]),
+            here=float(parts[4, k]),
+            moved_by=moved,
+        )
+        for k, (row, moved) in enumerate(zip(rows.tolist(), strongest, strict=True))
+    ]
+
+
+def _steps(
+    posterior: Posterior,
+    view: View,
+    rows: Int[np.ndarray, "n"],
+    prior: Float[np.ndarray, "n F"],
+    found: decide.Moments,
+) -> _Steps:
+    typical = np.broadcast_to(_population(posterior)[0], prior.shape)
+    shift = np.zeros((len(rows), 1))
+    pairs, probed = pairs_here(posterior, view, rows)
+    shift[probed, 0] = posterior.pair_shift[pairs]
+    target, by_prior, finetunes = (
+        view.mean + f @ view.loadings.T for f in (typical, prior, found.factors.mean)
+    )
+    here = np.isin(np.arange(len(rows)), cells_here(posterior, view, rows)[1])[:, None]
+    # without a source the step is the next one itself, and its part is nothing, to the last bit
+    probes = np.where(here, finetunes + shift, found.mean)
+    finetunes = np.where(shift == 0, probes, finetunes)
+    unmeasured = ~np.isin(rows, posterior.rows)[:, None]
+    return _Steps(target, np.where(unmeasured, finetunes, by_prior), finetunes, probes, found.mean)
+
+
+def _each(view: View, steps: _Steps, variance: Float[np.ndarray, "n K"]) -> list[Float[np.ndarray, "n K"]]:
+    """Expected gain after each step under each component, points."""
+    each = [_points(view, steps.here, variance)]
+    for before, after in zip(steps[-2::-1], steps[:0:-1], strict=True):
+        each.append(each[-1] if np.array_equal(before, after) else _points(view, before, variance))
+    return each[::-1]
+
+
+def _points(
+    view: View, mean: Float[np.ndarray, "n K"], variance: Float[np.ndarray, "n K"]
+) -> Float[np.ndarray, "n K"]:
+    """Expected gain under each component: `decide.expected` of views of one."""
+    alone = (replace(view, weights=np.ones(1), transforms=(one,)) for one in view.transforms)
+    each = [decide.expected(one, mean[:, [k]], variance[:, [k]]) for k, one in enumerate(alone)]
+    return np.array(each).T
+
+
+def _moves(
+    posterior: Posterior,
+    view: View,
+    rows: Int[np.ndarray, "n"],
+    prior: Float[np.ndarray, "n F"],
+    covariance: Float[np.ndarray, "n F F"],
+) -> _Moves:
+    """s' V p_j s_j (z_j - mu_j - s_j' B'x) of each cell j elsewhere.
+
+    V is the covariance of f without the cell on the viewed target. They add up to the whole move, f being
+    B'x + sum_j V p_j s_j (z_j - mu_j - s_j' B'x).
+    """
+    start, end = np.searchsorted(posterior.cell_checkpoint, np.array([rows, rows + 1]))
+    count = end - start
+    at = np.repeat(np.arange(len(rows)), count)
+    cell = np.arange(len(at)) + np.repeat(start - np.cumsum(count) + count, count)
+    if view.target is not None:
+        elsewhere = posterior.cell_target[cell] != view.target
+        cell, at = cell[elsewhere], at[elsewhere]
+    j = posterior.cell_target[cell]
+    s = posterior.loadings[j]
+    foretold = posterior.mean[j] + np.einsum("cf,cf->c", s, prior[at])
+    pulls = (posterior.cell_precision[cell] * (posterior.cell_z[cell] - foretold))[:, None] * s
+    along = np.einsum("nef,kf->nke", covariance, view.loadings)
+    return _Moves(cell, at, foretold, np.einsum("cke,ce->ck", along[at], pulls))
+
+
+def _slopes(
+    view: View, steps: _Steps, each: list[Float[np.ndarray, "n K"]], variance: Float[np.ndarray, "n K"]
+) -> Float[np.ndarray, "n K"]:
+    """Points per unit of z between the prior and the finetunes: the chord, by which the moves add up."""
+    start, way = each[1], steps.finetunes - steps.prior
+    way = np.where(np.abs(way) < STEP, STEP, way)
+    ahead, short = each[2].copy(), np.flatnonzero((way == STEP).any(axis=1))
+    ahead[short] = _points(view, (steps.prior + way)[short], variance[short])
+    return np.asarray((ahead - start) / way)
+
+
+def _strongest(
+    posterior: Posterior, moves: _Moves, points: Float[np.ndarray, "c"], count: int
+) -> list[tuple[Moved, ...]]:
+    """Of each of `count` rows the MOST_MOVED cells that moved it most."""
+    order = np.lexsort((moves.cell, -np.abs(points), moves.at))
+    start = np.searchsorted(moves.at, np.arange(count + 1))
+    best = order[np.arange(len(order)) - start[moves.at] < MOST_MOVED]
+    cells = moves.cell[best]
+    targets = posterior.cell_target[cells]
+    foretold = moves.foretold[best]
+    for target in np.unique(targets).tolist():
+        there = targets == target
+        foretold[there] = transform(posterior, target).gain(foretold[there])
+    columns = (targets, posterior.cell_runs[cells], posterior.cell_gain[cells], foretold, points[best])
+    found = list(map(Moved, *(column.tolist() for column in columns)))
+    ends = np.searchsorted(moves.at[best], np.arange(count + 1)).tolist()
+    return [tuple(found[first:end]) for first, end in pairwise(ends)]
+
+
+def sensitivity_of(
+    posterior: Posterior, view: View, rows: Int[np.ndarray, "n"] | None = None
+) -> TargetSensitivity:
+    """How the viewed target reacts, of the population of the family's measured checkpoints.
+
+    `points` is half the way between checkpoints one standard deviation of s'f above and below the average.
+    `best_gain` is looked for among `rows`, by default the measured checkpoints. `noise_share` is
+    (1 - rho) psi / (E[s' S s] + psi), S the covariance of f over the population: one minus the reliability of
+    a gain measured once. All are means over the view's components.
+    """
+    center, covariance = _population(posterior)
+    middle = view.mean + view.loadings @ center
+    by_loadings = np.einsum("ke,ef,kf->k", view.loadings, covariance, view.loadings)
+    by_doubt = np.einsum("kef,ef->k", view.uncertainty[:, 1:, 1:], covariance)
+    spread = np.sqrt(by_loadings)
+    low, high = _points(view, np.array([middle - spread, middle + spread]), np.zeros((2, len(middle))))
+    rows = posterior.rows if rows is None else rows
+    rows = rows[rows != posterior.vanilla]
+    noise = (1 - view.repeatable) * view.residual / (by_loadings + by_doubt + view.residual)
+    return TargetSensitivity(
+        points=float((high - low) / 2 @ view.weights),
+        best_gain=float(decide.predict(posterior, view, rows).gain.max(initial=0.0)),
+        noise_share=float(noise @ view.weights),
+    )
+
+
+def _population(posterior: Posterior) -> tuple[Float[np.ndarray, "F"], Float[np.ndarray, "F F"]]:
+    """Mean of B'x over the measured checkpoints; covariance of f, of what is known of each and about it.
+
+    With fewer than two measured, that of the model: f ~ N(B'x, I) around the checkpoints there are.
+    """
+    measured = posterior.rows
+    size = posterior.factors.shape[1]
+    if len(measured) > 1:
+        known = posterior.factors[measured].astype(float)
+        return posterior.prior.mean(axis=0), np.cov(known.T) + posterior.covariance.mean(axis=0)
+    if len(measured):
+        return posterior.prior[0], np.eye(size)
+    if len(posterior.factors):
+        return posterior.factors.mean(axis=0, dtype=float), np.eye(size)
+    return np.zeros(size), np.eye(size)

@@ -1,0 +1,288 @@
+"""The asked target as a mixture of targets: one for a known target, many for one that was never run.
+
+Under component k a gain g of checkpoint m is, in z, T_k(g) = mu_k + s_k' f_m + what is left; see `posterior`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from headstart.recommend.transform import Transform, plain
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+    from headstart.recommend.posterior import Posterior
+
+FEWEST = 3  # checkpoints finetuned on a target before it stands for unseen ones
+TRAIN_BANDWIDTH = 1.5  # natural log units: a factor of 4.5 in training rows
+CLASSES_BANDWIDTH = 0.7  # a factor of 2 in classes
+MOST_EXPLAINED = 0.8  # share of a repeatable variance that probes may take away
+UNLIKE = 0.05  # least weight of a known target, however different
+USUAL_BINOMIAL = 2.0  # points: of a test split nothing is known of, 600 rows at 66 %
+MOST_POINTS = 100.0  # that any gain can be, where the vanilla's level is not known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class View:
+    """The asked target as a mixture of K targets. Factors have F entries."""
+
+    target: int | None  # position in the posterior, when the vanilla was run on it
+    probed: int | None  # position of the target whose probes are about it; None: never seen
+    weights: Float[np.ndarray, "K"]  # sum to one
+    level: float  # expected score of the vanilla, points; NaN: cannot be told
+    level_stderr: float  # points, how far levels of the components differ included; NaN: cannot be told
+    noise: float  # seed noise of one run, points; NaN: cannot be told
+    transforms: tuple[Transform, ...]  # K of them, between gains in points and z
+    mean: Float[np.ndarray, "K"]  # mu
+    loadings: Float[np.ndarray, "K F"]  # s
+    uncertainty: Float[np.ndarray, "K F+1 F+1"]  # covariance of (mu, s)
+    residual: Float[np.ndarray, "K"]  # psi, variance of one run about mu + s'f, in z
+    repeatable: Float[np.ndarray, "K"]  # rho, the share of psi that belongs to the pair
+    level_var: Float[np.ndarray, "K"]  # of what gains are measured from, in z
+    explained: Float[np.ndarray, "K"]  # of rho psi, by the probes of a pair that has some
+    warm: bool = False  # (mu, s) were learnt from cells foretold without themselves, as `decide.moments` says
+
+    @property
+    def repeatable_var(self) -> Float[np.ndarray, "K"]:
+        """Variance in z of what belongs to a pair beyond mu + s'f."""
+        return np.asarray(self.repeatable * self.residual)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Least and largest gain in points that leaves the score within 0..100."""
+        if np.isnan(self.level):
+            return -MOST_POINTS, MOST_POINTS
+        return min(-self.level, 0.0), max(100.0 - self.level, 0.0)
+
+    def z(self, gain: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n K"]:
+        """From points to z, by each component's transform."""
+        return np.array([one.z(gain) for one in self.transforms]).T
+
+    def slopes(self) -> Float[np.ndarray, "K"]:
+        """Points per unit of z, over one unit either side of the middle of each component's gains."""
+        ends = [one.gain(np.array([-1.0, 1.0])) for one in self.transforms]
+        return np.array([(high - low) / 2 for low, high in ends])
+
+    def direction(self) -> Float[np.ndarray, "F"]:
+        """Points per unit of each factor."""
+        return np.asarray((self.weights * self.slopes()) @ self.loadings)
+
+
+class Stack(NamedTuple):
+    """A view's transforms side by side: one gain under all of them at once, for views of many components."""
+
+    knots: Float[np.ndarray, "K G"]
+    knots_z: Float[np.ndarray, "K G"]
+    tail: Float[np.ndarray, "K"]
+
+    def z(self, gain: float) -> Float[np.ndarray, "K"]:
+        """From points to z, as `Transform.z`."""
+        y, c = self.knots, self.tail
+        each, right = np.arange(len(y)), np.clip((y < gain).sum(axis=1), 1, y.shape[1] - 1)
+        first, last, low, high = y[:, 0], y[:, -1], y[each, right - 1], y[each, right]
+        share = (np.clip(gain, first, last) - low) / (high - low)
+        inside = (1 - share) * self.knots_z[each, right - 1] + share * self.knots_z[each, right]
+        above, below = np.arcsinh(np.maximum(gain, last) / c), np.arcsinh(np.minimum(gain, first) / c)
+        return np.asarray(inside + above - np.arcsinh(last / c) + below - np.arcsinh(first / c))
+
+
+def stack(view: View) -> Stack:
+    """The transforms of a view."""
+    knots, knots_z, tail = zip(*view.transforms, strict=True)
+    return Stack(np.array(knots), np.array(knots_z), np.array(tail))
+
+
+def known_view(posterior: Posterior, target: int) -> View:
+    """The view of a target the vanilla was run on."""
+    t = slice(target, target + 1)
+    transforms = (transform(posterior, target),)
+    stderr = np.nan_to_num(posterior.level_stderr[t])
+    repeatable_var = posterior.repeatable[t] * posterior.residual[t]
+    return View(
+        target=target,
+        probed=target,
+        weights=np.ones(1),
+        level=float(posterior.level[target]),
+        level_stderr=float(posterior.level_stderr[target]),
+        noise=float(posterior.noise[target]),
+        transforms=transforms,
+        mean=posterior.mean[t],
+        loadings=posterior.loadings[t],
+        uncertainty=posterior.uncertainty[t],
+        residual=posterior.residual[t],
+        repeatable=posterior.repeatable[t],
+        level_var=level_variance(transforms, stderr),
+        explained=_explained(posterior, target, repeatable_var),
+    )
+
+
+def unseen_view(
+    posterior: Posterior,
+    weights: Float[np.ndarray, "T"],
+    probed: int | None = None,
+    *,
+    own_loadings: bool = False,
+) -> View:
+    """The view of a target the vanilla was never run on: one drawn from the known ones by weight.
+
+    The known targets stand for its scale, shape and noise. Its (mu, s) are a new draw from those of the
+    family, unless `own_loadings` asks for the ones of each known target. What the known levels may be wrong
+    by is in the spread between the components, and not counted again.
+    With no known target fit to stand for it, the family's typical target stands in, without a level.
+    `probed` is its position, where the posterior knows it: the probes made there count.
+    """
+    usable = np.flatnonzero(np.isfinite(posterior.level) & (posterior.measured >= FEWEST) & (weights > 0))
+    if not len(usable):
+        return _typical_view(posterior, probed)
+    share = weights[usable] / weights[usable].sum()
+    mean, loadings, uncertainty = _drawn(posterior, len(usable))
+    if own_loadings:
+        mean, loadings = posterior.mean[usable], posterior.loadings[usable]
+        uncertainty = posterior.uncertainty[usable]
+    residual, repeatable = posterior.residual[usable], posterior.repeatable[usable]
+    level, stderr = float(share @ posterior.level[usable]), np.nan_to_num(posterior.level_stderr[usable])
+    return View(
+        target=None,
+        probed=probed,
+        weights=share,
+        level=level,
+        level_stderr=float(np.sqrt(share @ ((posterior.level[usable] - level) ** 2 + stderr**2))),
+        noise=float(share @ posterior.noise[usable]),
+        transforms=tuple(transform(posterior, t) for t in usable.tolist()),
+        mean=mean,
+        loadings=loadings,
+        uncertainty=uncertainty,
+        residual=residual,
+        repeatable=repeatable,
+        level_var=np.zeros(len(usable)),
+        explained=_explained(posterior, probed, repeatable * residual),
+    )
+
+
+def _typical_view(posterior: Posterior, probed: int | None) -> View:
+    """One component, of the typical scale and centre; how far centres differ widens mu."""
+    scale = float(np.exp(posterior.scale_line[0] + posterior.scale_line[1] * np.log(USUAL_BINOMIAL)))
+    mean, loadings, uncertainty = _drawn(posterior, 1)
+    uncertainty[:, 0, 0] += posterior.centre[1]
+    residual, repeatable = np.array([posterior.typical_residual]), np.array([posterior.typical_repeatable])
+    return View(
+        target=None,
+        probed=probed,
+        weights=np.ones(1),
+        level=float("nan"),
+        level_stderr=float("nan"),
+        noise=float("nan"),
+        transforms=(plain(scale * float(np.sinh(posterior.centre[0])), scale),),
+        mean=mean,
+        loadings=loadings,
+        uncertainty=uncertainty,
+        residual=residual,
+        repeatable=repeatable,
+        level_var=np.zeros(1),
+        explained=_explained(posterior, probed, repeatable * residual),
+    )
+
+
+def _drawn(
+    posterior: Posterior, count: int
+) -> tuple[Float[np.ndarray, "K"], Float[np.ndarray, "K F"], Float[np.ndarray, "K F+1 F+1"]]:
+    """(mu, s) of a target drawn from the family, `count` times, and its covariance."""
+    theta = np.tile(posterior.typical_theta, (count, 1))
+    return theta[:, 0], theta[:, 1:], np.tile(np.diag(posterior.typical_var), (count, 1, 1))
+
+
+def transform(posterior: Posterior, target: int) -> Transform:
+    """The transform of a target."""
+    return Transform(posterior.knots[target], posterior.knots_z[target], float(posterior.tail[target]))
+
+
+def level_variance(
+    transforms: tuple[Transform, ...], stderr: Float[np.ndarray, "K"]
+) -> Float[np.ndarray, "K"]:
+    """Variance in z of gains measured from a level with these standard errors in points, around no gain."""
+    ends = [one.z(np.array([-e, e])) for one, e in zip(transforms, stderr.tolist(), strict=True)]
+    return np.array([((high - low) / 2) ** 2 for low, high in ends])
+
+
+def _explained(
+    posterior: Posterior, probed: int | None, repeatable_var: Float[np.ndarray, "K"]
+) -> Float[np.ndarray, "K"]:
+    found = 0.0 if probed is None else posterior.explained[probed]
+    return np.asarray(np.minimum(found, MOST_EXPLAINED * repeatable_var))
+
+
+def likeness(
+    train_sizes: Float[np.ndarray, "T"],
+    classes: Float[np.ndarray, "T"],
+    train_size: float | None,
+    class_count: float | None,
+) -> Float[np.ndarray, "T"]:
+    """Weight of each known target as a guide to one described by its training rows and classes.
+
+    Gaussian kernels on the logarithms; a fact that is not known (NaN or None) weighs alike for all.
+    """
+    weights = np.ones(len(train_sizes))
+    for known, asked, bandwidth in (
+        (train_sizes, train_size, TRAIN_BANDWIDTH),
+        (classes, class_count, CLASSES_BANDWIDTH),
+    ):
+        if asked is not None:
+            with np.errstate(invalid="ignore"):
+                distance = (np.log(known) - np.log(asked)) / bandwidth
+            weights *= np.where(np.isnan(distance), 1.0, UNLIKE + np.exp(-0.5 * distance**2))
+    return weights
+
+
+def target_sensitivity(view: View) -> float:
+    """Points gained per standard deviation of checkpoint quality, around the middle of the target's gains.
+
+    Quality is what s'f orders by, and the factors have variance one. The noise is out: it is a slope of the
+    fit, not the largest gain seen (which is mostly a noise scale on small test splits).
+    """
+    return float((view.weights * view.slopes()) @ np.linalg.norm(view.loadings, axis=1))
+
+
+# ---------------------------------------------------------------- what the posterior holds of a view's pairs
+
+
+def pairs_here(
+    posterior: Posterior, view: View, rows: Int[np.ndarray, "n"]
+) -> tuple[Int[np.ndarray, "h"], Int[np.ndarray, "h"]]:
+    """Positions of the probed pairs on the viewed target, and of their checkpoints in `rows`."""
+    start, end = pair_range(posterior, view)
+    found, here = positions(posterior.pair_checkpoint[start:end], rows)
+    return start + found, here
+
+
+def pair_range(posterior: Posterior, view: View) -> tuple[int, int]:
+    """Where the probed pairs of the viewed target begin and end: pairs are sorted by target."""
+    if view.probed is None:
+        return 0, 0
+    start, end = np.searchsorted(posterior.pair_target, (view.probed, view.probed + 1))
+    return int(start), int(end)
+
+
+def cells_here(
+    posterior: Posterior, view: View, rows: Int[np.ndarray, "n"]
+) -> tuple[Int[np.ndarray, "h"], Int[np.ndarray, "h"]]:
+    """Positions of the cells on the viewed target, and of their checkpoints in `rows`."""
+    if view.target is None:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    at = np.flatnonzero(posterior.cell_target == view.target)
+    found, here = positions(posterior.cell_checkpoint[at], rows)  # ascending: cells are sorted by checkpoint
+    return at[found], here
+
+
+def positions(
+    checkpoints: Int[np.ndarray, "c"], rows: Int[np.ndarray, "n"]
+) -> tuple[Int[np.ndarray, "h"], Int[np.ndarray, "h"]]:
+    """Positions in ascending `checkpoints` of those rows that are there, and their positions in `rows`."""
+    if not len(checkpoints):
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    found = np.minimum(np.searchsorted(checkpoints, rows), len(checkpoints) - 1)
+    here = np.flatnonzero(checkpoints[found] == rows)
+    return found[here], here

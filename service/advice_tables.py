@@ -1,0 +1,144 @@
+"""Advice as tables for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from service.tables import say, show
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+NUMBERS = ("#", "gain", "80 % interval", "P(beats)", "P(best)", "score")
+SOURCES = ("target", "prior", "finetunes", "probes", "here")  # of an expected gain
+SMALLEST = 0.005  # points: less is shown as nothing
+
+
+def show_advice(advice: dict[str, Any]) -> None:
+    """Show the verdict, the candidates with their evidence, what to measure next, and what to know before."""
+    say(advice["sentence"])
+    several = len(advice["families"]) > 1
+    _show_candidates("", advice["candidates"], several=several)
+    _say_regret(advice)
+    _show_explanations(advice["candidates"])
+    _show_next_jobs(advice["next_jobs"], advice["seconds_basis"], several=several)
+    if advice["pareto"]:
+        say(f"No other beats these in score, size and cost at once: {', '.join(advice['pareto'])}.")
+    for note in advice["notes"]:
+        say(note)
+
+
+def show_ranking(family: str, page: dict[str, Any]) -> None:
+    """Show a family's static order."""
+    _show_candidates(f"{family}, on targets like those known", page["items"], several=False)
+
+
+def _show_candidates(title: str, candidates: list[dict[str, Any]], *, several: bool) -> None:
+    """Rank by rank; with the family where there are several."""
+    family = ["family"] if several else []
+    columns = [
+        "#", "checkpoint", *family, "gain", "80 % interval", "P(beats)", "P(best)", "score", "evidence",
+    ]  # fmt: skip
+    if candidates:
+        rows = [_candidate(rank, one, several=several) for rank, one in enumerate(candidates, 1)]
+        show(title, columns, rows, NUMBERS)
+
+
+def _candidate(rank: int, candidate: dict[str, Any], *, several: bool) -> list[Any]:
+    low, high = candidate["gain_interval"]
+    score = candidate["expected_score"]
+    return [
+        rank,
+        candidate["checkpoint"]["name"],
+        *([candidate["checkpoint"]["family"]] if several else []),
+        _signed(candidate["expected_gain"]),
+        f"{_signed(low)} … {_signed(high)}",
+        _chance(candidate["p_beats_vanilla"]),
+        _chance(candidate["p_best"]),
+        None if score is None else f"{score:.3f}",
+        _evidence(candidate["evidence"]),
+    ]
+
+
+def _chance(p: float) -> str:
+    """A probability in percent, never rounded to certainty."""
+    if p > 0.99:
+        return "> 99 %"
+    return "< 1 %" if p < 0.01 else f"{100 * p:.0f} %"
+
+
+def _evidence(evidence: dict[str, Any]) -> str:
+    finetuned = evidence["targets_finetuned"]
+    parts = [f"finetuned on {finetuned} target{'' if finetuned == 1 else 's'}"] if finetuned else []
+    parts += ["probed"] if evidence["probed"] else []
+    parts += ["measured here"] if evidence["measured_here"] else []
+    parts += ["probed here"] if evidence["probes_here"] else []
+    age = evidence["age_days"]
+    if parts and age is not None:
+        parts.append(f"{age:.0f} days old")
+    return ", ".join(parts) or "none"
+
+
+def _say_regret(advice: dict[str, Any]) -> None:
+    if advice["expected_regret"] is None:
+        return
+    said = (
+        f"With the first choice, expect to miss the best of all by {advice['expected_regret']:.2f} points; a "
+        f"vanilla is the best with probability {_chance(advice['p_vanilla_best'])}."
+    )
+    stopping = advice["stopping"]
+    if stopping["pick"] is None:
+        said += f" If nothing more is measured, take the vanilla of {stopping['family']}."
+    say(said)
+
+
+def _show_next_jobs(jobs: Sequence[dict[str, Any]], basis: str, *, several: bool) -> None:
+    """What to measure next."""
+    if not jobs:
+        return
+    columns = ["#", "measure next", *(["family"] if several else []), "by", "takes", "regret it saves"]
+    rows = [
+        [
+            rank,
+            job["checkpoint"] + (" (once more)" if job["runs_here"] else ""),
+            *([job["family"]] if several else []),
+            job["method"],
+            _duration(job["seconds"]),
+            "none" if job["value"] < SMALLEST else f"{job['value']:.2f} points",
+        ]
+        for rank, job in enumerate(jobs, 1)
+    ]
+    show("", columns, rows, ("#", "takes", "regret it saves"))
+    if basis == "assumed":
+        say("How long they take is a guess for one data-centre GPU.")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _show_explanations(candidates: Sequence[dict[str, Any]]) -> None:
+    """Where the expected gains come from, and the finetunes that moved them most."""
+    told = [one for one in candidates if one.get("explanation") is not None]
+    if not told:
+        return
+    rows = []
+    for one in told:
+        parts = [one["explanation"][source] for source in SOURCES]
+        moved = "; ".join(
+            f"{by['target']} {by['points']:+.2f} ({by['gain']:+.1f} where {by['foretold']:+.1f} was foretold)"
+            for by in one["explanation"]["moved_by"][:2]
+        )
+        rows.append([one["checkpoint"]["name"], *map(_points, parts), _points(one["expected_gain"]), moved])
+    columns = ["checkpoint", *SOURCES, "= gain", "moved most by its finetunes on"]
+    show("Where the gains come from, in points", columns, rows, (*SOURCES, "= gain"))
+
+
+def _points(points: float) -> str:
+    return _signed(points) if abs(points) >= SMALLEST else "0"
+
+
+def _signed(points: float) -> str:
+    return f"{round(points, 2) or 0.0:+.2f}"  # 0.0: never "-0.00"

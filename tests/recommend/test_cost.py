@@ -1,0 +1,59 @@
+"""Seconds of a job: by hand."""
+
+import numpy as np
+import pytest
+
+from headstart.recommend import cost
+
+
+def test_operations_of_a_finetune_and_of_a_forward_pass() -> None:
+    base = np.array([1e8])
+    assert cost.finetune_flops(base, 1_000, tokens=100, epochs=2)[0] == pytest.approx(
+        6 * 1e8 * 1_000 * 100 * 2
+    )
+    assert cost.probe_flops(base, 1_000, tokens=100)[0] == pytest.approx(2 * 1e8 * 1_000 * 100)
+
+
+def test_seconds_are_operations_over_the_rate_after_the_start() -> None:
+    rate = cost.Rate(1e13, "measured")
+    found = cost.finetune_cost(np.array([1e8, 2e8]), 1_000, tokens=100, epochs=1, rate=rate)
+    np.testing.assert_allclose(found.seconds, [cost.START + 6, cost.START + 12])
+    assert found.basis == "measured"
+    assert cost.probe_cost(np.array([1e8]), 1_000, tokens=100, rate=rate).seconds[0] == cost.START + 2
+
+
+def test_a_probe_is_cheaper_than_a_finetune() -> None:
+    sizes = np.array([1e6, 1e8, 1e10])
+    assert (cost.probe_cost(sizes).seconds < cost.finetune_cost(sizes).seconds).all()
+
+
+def test_an_unknown_size_is_the_familys_median() -> None:
+    sizes = np.array([1e8, np.nan, 3e8, 2e8, 0.0])
+    np.testing.assert_allclose(cost.known_parameters(sizes), [1e8, 2e8, 3e8, 2e8, 2e8])
+    np.testing.assert_allclose(cost.known_parameters(np.full(2, np.nan)), cost.PARAMETERS)
+    assert cost.finetune_cost(np.zeros(0)).seconds.shape == (0,)
+
+
+@pytest.mark.parametrize("rows", [None, float("nan"), 0.0])
+def test_unknown_rows_are_the_usual_ones_and_say_so(rows: float | None) -> None:
+    rate = cost.Rate(1e13, "measured")
+    usual = cost.finetune_cost(np.array([1e8]), cost.TRAIN_ROWS, rate=rate)
+    found = cost.finetune_cost(np.array([1e8]), rows, rate=rate)
+    np.testing.assert_array_equal(found.seconds, usual.seconds)
+    assert (usual.basis, found.basis) == ("measured", "assumed")
+
+
+def test_without_jobs_the_rate_is_assumed() -> None:
+    assert cost.fit_rate([], []) == (cost.ASSUMED_RATE, "assumed")
+    assert cost.fit_rate([1e15, np.nan, 0.0], [np.nan, 3.0, 5.0]) == cost.ASSUMED
+    assert cost.finetune_cost(np.array([1e8]), 100).basis == "assumed"
+
+
+def test_the_rate_is_the_median_of_finished_jobs() -> None:
+    flops = np.array([1e15, 2e15, 4e15, 8e15, 1e15])
+    seconds = cost.START + flops / 1e13
+    assert cost.fit_rate(flops, seconds).flops_per_second == pytest.approx(1e13)
+    seconds[:2] = 1e6, 1.0  # stuck, and answered from a cache
+    assert cost.fit_rate(flops, seconds).flops_per_second == pytest.approx(1e13)
+    assert cost.fit_rate(flops, seconds).basis == "measured"
+    assert np.isfinite(cost.fit_rate([1e15], [cost.START]).flops_per_second)
