@@ -1,6 +1,6 @@
 """`headstart backtest`: how right is the advice, on the scores of this machine's store or of a table?
 
-It speaks to the store itself, of HEADSTART_STORE, and changes nothing in it.
+It reads the store itself, of HEADSTART_STORE, and changes nothing: it creates no store and upgrades none.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service import tables
+from service.client import Refused
 from service.command import AsJson, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from headstart.recommend.backtest.report import Report
     from headstart.recommend.backtest.study import Result, Study, Task
 
 Protocol = StrEnum("Protocol", ["p1", "p2", "p3", "p4", "p5", "p6"])
@@ -56,20 +58,30 @@ def backtest(
 
     Example: headstart backtest --protocol p1 --protocol p5
     """
+    if markdown and as_json:
+        raise Refused("--markdown and --json are two ways to print the same. Choose one.")
+    if kind is not None and source is None:
+        raise Refused("--kind says what --source is. Name a source, or leave --kind out to read the store.")
     # One thread a process: more of them for matrices this small fight over the cores, and round differently.
     for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(threads, "1")
-    from dataclasses import asdict  # noqa: PLC0415
-
     from headstart.recommend.backtest.assemble import report  # noqa: PLC0415 - brings numpy and the store
     from headstart.recommend.backtest.served import Served  # noqa: PLC0415
     from headstart.recommend.backtest.study import PROTOCOLS, prepared  # noqa: PLC0415
-    from service import backtest_evidence, backtest_plots, backtest_tables  # noqa: PLC0415
+    from service.backtest_evidence import materials  # noqa: PLC0415
 
-    materials = backtest_evidence.materials(source, kind, family or (), cut, seed)
+    found = materials(source, kind, family or (), cut, seed)
     wanted = [one for one in PROTOCOLS if one in (protocol or PROTOCOLS)]
-    study = prepared(materials, Served(), families=family or (), protocols=wanted, seed=seed)
-    made = report(study, _results(study, jobs))
+    study = prepared(found, Served(), families=family or (), protocols=wanted, seed=seed)
+    _print(report(study, _results(study, jobs)), plot, markdown=markdown, as_json=as_json)
+
+
+def _print(made: Report, plot: Path | None, *, markdown: bool, as_json: bool) -> None:
+    """Draw the pictures that were asked for, then print the report."""
+    from dataclasses import asdict  # noqa: PLC0415
+
+    from service import backtest_plots, backtest_tables  # noqa: PLC0415 - brings what a client does without
+
     if plot is not None:
         for path in backtest_plots.draw(made, plot):
             tables.console(stderr=True).print(f"Wrote {path}", markup=False, soft_wrap=True)

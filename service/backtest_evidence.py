@@ -15,6 +15,8 @@ from headstart.errors import HeadstartError
 from headstart.evidence.ingest import ImportLimits, run_next
 from headstart.recommend.backtest.material import cut as smaller
 from headstart.recommend.backtest.material import material_of
+from headstart.store import Store
+from headstart.store.engine import in_memory, parse_url
 from service import tables
 from service.client import Refused
 from service.serving import given_settings, open_store
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
     from headstart.recommend.backtest.material import Material
     from headstart.settings import Settings
-    from headstart.store import Store
 
 
 def materials(
@@ -71,7 +72,7 @@ def _stored(source: str | None, kind: str | None) -> Iterator[Store]:
     settings = given_settings()
     with TemporaryDirectory(prefix="headstart-") as folder:
         url = settings.store.get_secret_value() if source is None else f"sqlite:///{folder}/store.db"
-        store = open_store(url)
+        store = _as_it_is(url) if source is None else open_store(url)
         try:
             if source is not None:
                 is_table = kind == "table" if kind else Path(source).is_file()
@@ -81,6 +82,27 @@ def _stored(source: str | None, kind: str | None) -> Iterator[Store]:
             raise Refused(error.message) from None
         finally:
             store.close()
+
+
+def _as_it_is(url: str) -> Store:
+    """Open a store and change nothing in it: none is created, and none is brought to a newer schema."""
+    try:
+        parsed = parse_url(url)
+        path = Path(parsed.database or "")
+        if parsed.get_backend_name() == "sqlite" and not in_memory(parsed) and not path.exists():
+            raise Refused(
+                f"There is no store at {str(path)!r}. Set HEADSTART_STORE to the store of your service, or "
+                "name a folder of scores with --source."
+            )
+        store = Store(url)
+        try:
+            store.ping()
+        except HeadstartError:
+            store.close()
+            raise
+    except HeadstartError as error:
+        raise Refused(error.message) from None
+    return store
 
 
 def _import(store: Store, source: str, kind: str, settings: Settings) -> None:

@@ -17,12 +17,15 @@ class Sheet(NamedTuple):
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str | None, ...], ...]
+    note: str = ""  # under the table
 
 
 def show(report: Report) -> None:
     """Print every table, then what could not be measured and how long it took."""
     for sheet in sheets(report):
         tables.show(sheet.title, sheet.columns, sheet.rows, right=sheet.columns[1:])
+        if sheet.note:
+            tables.say(f"{sheet.note}\n")
     for note in report.notes:
         tables.say(note)
     tables.say(_took(report))
@@ -31,10 +34,11 @@ def show(report: Report) -> None:
 def markdown(report: Report) -> str:
     """Every table as GitHub Markdown."""
     parts = []
-    for title, columns, rows in sheets(report):
+    for title, columns, rows, note in sheets(report):
         lines = [columns, ("---",) * len(columns), *rows]
         body = "\n".join(f"| {' | '.join(cell or '–' for cell in line)} |" for line in lines)
-        parts.append(f"**{title}**\n\n{body}\n")
+        under = f"\n\\{note}\n" if note else ""  # escaped: a line that begins with a star is a list
+        parts.append(f"**{title}**\n\n{body}\n{under}")
     return "\n".join([*parts, *(f"{note}\n" for note in report.notes), _took(report)])
 
 
@@ -68,7 +72,7 @@ def _compared(one: Comparison) -> Sheet:
     rows = tuple(
         (
             line.method,
-            *(_number(line.by_family[family], one.measure) for family in families),
+            *(_of_family(line, one, family) for family in families),
             _with_interval(line.overall, one.measure),
             _lead(line, one),
         )
@@ -76,24 +80,45 @@ def _compared(one: Comparison) -> Sheet:
     )
     better = ", less is better" if one.less_is_better else ""
     columns = (one.measure, *families, "mean [95 %]", f"{one.lead} minus it [95 %]")
-    return Sheet(f"{one.protocol.upper()}. {one.name}{better}", columns, rows)
+    marked = any(_beats_lead(line, one, family) for line in one.lines for family in families)
+    note = f"* significantly better than {one.lead} in this family (95 %)" if marked else ""
+    return Sheet(f"{one.protocol.upper()}. {one.name}{better}", columns, rows, note)
+
+
+def _of_family(line: Line, one: Comparison, family: str) -> str | None:
+    value = _number(line.by_family[family], one.measure)
+    return f"{value} *" if _beats_lead(line, one, family) else value
+
+
+def _beats_lead(line: Line, one: Comparison, family: str) -> bool:
+    """Whether the whole interval of lead minus this method lies on this method's side of zero."""
+    lead = line.lead_by_family.get(family)
+    if lead is None:
+        return False
+    return lead.low > 0 if one.less_is_better else lead.high < 0
 
 
 def _stepped(asked: list[Comparison]) -> Sheet:
-    """A method a row and a step a column: the mean over families, and how far the lead is above it."""
+    """A method a row and a step a column: the mean over families, and how far the lead is above it.
+
+    The lead's own row has the interval of its mean instead.
+    """
     first = asked[0]
     methods = tuple(dict.fromkeys(line.method for one in asked for line in one.lines))
     lines = {(one.step, line.method): (one, line) for one in asked for line in one.lines}
     rows = tuple((method, *(_of_step(lines.get((one.step, method))) for one in asked)) for method in methods)
     columns = (first.measure, *(f"k = {one.step}" for one in asked))
-    compared = f" ({first.lead} minus it [95 %])" if len(methods) > 1 else ""
-    return Sheet(f"{first.protocol.upper()}. {first.name}{compared}", columns, rows)
+    compared = f"; of the others, {first.lead} minus it [95 %]" if len(methods) > 1 else ""
+    title = f"{first.protocol.upper()}. {first.name} ({first.lead} [95 %]{compared})"
+    return Sheet(title, columns, rows)
 
 
 def _of_step(found: tuple[Comparison, Line] | None) -> str | None:
     if found is None:
         return None
     one, line = found
+    if line.method == one.lead:
+        return _with_interval(line.overall, one.measure)
     value, lead = _number(line.overall, one.measure), _lead(line, one)
     return value if not lead else f"{value} ({lead})"
 

@@ -14,7 +14,7 @@ from headstart.recommend.backtest.assemble import report
 from headstart.recommend.backtest.cold_checkpoint import Fold
 from headstart.recommend.backtest.cold_target import best_of_random, cold_target
 from headstart.recommend.backtest.held_out import held_out_cells, reliability
-from headstart.recommend.backtest.material import material_of
+from headstart.recommend.backtest.material import authors, material_of, without_cells
 from headstart.recommend.backtest.sequence import drawn_worlds, normal_maximum, sequence, walk
 from headstart.recommend.backtest.study import done, lacking, prepared, tasks
 from headstart.recommend.backtest.warm_target import warm_target
@@ -128,6 +128,34 @@ def test_a_left_out_checkpoint_keeps_what_the_protocol_says(protocol: str, kept:
     assert seen.tolist() == [0, *[1] * 40]
 
 
+@pytest.mark.parametrize(("protocol", "kept"), [("p2", 0), ("p3", 3)])
+def test_an_author_held_out_is_gone_with_what_was_hardly_measured(protocol: str, kept: int) -> None:
+    whole = world().material
+    sparse = np.zeros(whole.gains.shape, dtype=bool)
+    sparse[1:13, 2:] = True  # three checkpoints of each author keep two targets of eight
+    material = material_of(without_cells(whole.evidence, sparse))
+    spy = Spy(Fixed(np.nan_to_num(whole.gains)))
+    study = prepared([material], spy, protocols=(protocol,))
+    names, judged = authors(material.evidence), set()
+    for task in tasks(study):
+        found = done(study, task).found
+        if not isinstance(found, Fold):
+            continue
+        own, _ = spy.fits.pop()
+        theirs = np.array([name in {names[row] for row in found.rows} for name in names])
+        others = np.setdiff1d(np.flatnonzero(theirs), found.rows)
+        left = own.measured.sum(axis=1)
+        assert set(left[found.rows]) == {kept}
+        if task.by_author:
+            judged |= set(found.rows.tolist())
+            assert set(others) == {row for row in range(1, 13) if theirs[row]}
+            assert not left[others].any()
+            np.testing.assert_array_equal(own.gains[~theirs], material.gains[~theirs])
+        else:
+            assert left[1:13].tolist() == [2] * 12
+    assert judged == set(range(13, 41))
+
+
 def test_every_cell_is_held_out_once() -> None:
     study, spy = spied("p5")
     times = np.zeros((41, 8), dtype=int)
@@ -225,9 +253,12 @@ def test_evidence_too_small_is_said_and_not_measured() -> None:
     assert set(lacking(small)) == {"p2", "p3", "p4", "p5", "p6"}
     found = reported(prepared([small], Fixed(np.nan_to_num(small.gains))))
     assert {one.protocol for one in found.comparisons} == {"p1"}
-    assert len(found.notes) == 4
-    assert found.notes[0].startswith("base is too small for p4 (")
+    (note,) = found.notes
+    assert note.startswith("base is too small: for p4 it has 6 finetuned checkpoints on a target at most (")
+    assert "; for p2, p3 it has 6 checkpoints with a mean gain to be trusted (10 are needed); for p5 " in note
     none = material_of(world(checkpoints=1, targets=1).material.evidence)
+    assert lacking(none)["p5"].startswith("1 measured gain (")
+    assert lacking(none)["p2"].startswith("1 checkpoint with ")
     assert set(lacking(none)) == {"p1", "p2", "p3", "p4", "p5", "p6"}
     empty = reported(prepared([none], Fixed(np.nan_to_num(none.gains))))
     assert empty.comparisons == ()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import builtins
 import json
 import re
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,6 +106,25 @@ def test_the_store_of_the_settings_is_read_and_not_changed(table: Path, tmp_path
     store.close()
 
 
+def test_no_store_is_created(tmp_path: Path) -> None:
+    said = refused(store=f"sqlite:///{tmp_path}/new/store.db")
+    assert said.startswith(f"There is no store at '{tmp_path}/new/store.db'. Set HEADSTART_STORE to ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_store_is_upgraded(tmp_path: Path) -> None:
+    for found, said in (("0001", "The store has schema 0001; this"), (None, "The store has no schema; this")):
+        path = tmp_path / f"{found}.db"
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+            if found:
+                connection.execute("INSERT INTO alembic_version VALUES (?)", (found,))
+            connection.commit()
+        before = path.read_bytes()
+        assert refused(store=f"sqlite:///{path}").startswith(said)
+        assert path.read_bytes() == before
+
+
 def test_markdown_is_a_table_of_markdown(table: Path) -> None:
     text = printed("--source", table, "--protocol", "p1", "--jobs", 1, "--markdown")
     body = re.search(r"\| Spearman \| base \| mean.*\n((?:\|.*\n)+)", text)
@@ -146,7 +167,8 @@ def test_without_matplotlib_it_says_what_to_install(
 def test_small_evidence_is_said_in_a_sentence(tmp_path: Path) -> None:
     small = write_table(tmp_path / "small.csv", checkpoints=3, targets=2)
     shown = printed("--source", small, "--jobs", 1)
-    assert "base is too small for p1 (order for a target never seen)" in shown
+    assert shown.count("base is too small") == 1
+    assert "base is too small: for p1, p4, p6 it has 0 targets with 5 finetuned checkpoints (3 are" in shown
     assert "P1. A target" not in shown
 
 
@@ -160,6 +182,9 @@ def test_a_cut_leaves_as_many_checkpoints(table: Path) -> None:
 def test_what_cannot_be_done_is_one_sentence(table: Path, tmp_path: Path) -> None:
     assert refused("--source", table, "--family", "gpt") == "There is no family 'gpt'. Known: base."
     nothing = f"sqlite:///{tmp_path}/empty.db"
+    upgrade_schema(nothing)
     assert refused(store=nothing).startswith("There are no scores to test on.")
+    assert refused("--kind", "table").startswith("--kind says what --source is.")
+    assert refused("--source", table, "--markdown", "--json").endswith("Choose one.")
     assert "nowhere" in refused("--source", tmp_path / "nowhere")
     assert run("--protocol", "p7").exit_code == 2

@@ -14,7 +14,7 @@ from headstart.recommend.backtest.cold_checkpoint import KEPT, Fold
 from headstart.recommend.backtest.held_out import Cells, cell_comparisons, joined, reliability
 from headstart.recommend.backtest.material import authors
 from headstart.recommend.backtest.report import FamilySize, Report
-from headstart.recommend.backtest.study import PROTOCOLS, lacking
+from headstart.recommend.backtest.study import lacking
 from headstart.recommend.backtest.tables import comparisons
 
 if TYPE_CHECKING:
@@ -121,14 +121,14 @@ def _size(study: Study, family: int) -> FamilySize:
 
 
 def _notes(study: Study) -> tuple[str, ...]:
-    """One sentence for each family and each thing that its evidence is too small for."""
+    """One sentence for each family whose evidence is too small for some protocols: for which, and why."""
     notes = []
     for material in (study.materials[f] for f in study.families):
         why: dict[str, list[str]] = defaultdict(list)
         for protocol, reason in lacking(material).items():
             if protocol in study.protocols:
                 why[reason].append(protocol)
-        for reason, protocols in why.items():
-            asked = ", ".join(f"{one} ({PROTOCOLS[one]})" for one in protocols)
-            notes.append(f"{material.evidence.family} is too small for {asked}: it has {reason}.")
+        if why:
+            clauses = "; ".join(f"for {', '.join(some)} it has {reason}" for reason, some in why.items())
+            notes.append(f"{material.evidence.family} is too small: {clauses}.")
     return tuple(notes)

@@ -17,6 +17,7 @@ from headstart.recommend.backtest.baselines import (
     PUBLISHED,
     SIZE,
     STANDARDISED,
+    STATIC,
     mean_gain,
     probe,
     size,
@@ -83,23 +84,26 @@ def cold_checkpoints(
 ) -> Fold | None:
     """Hide the well-measured checkpoints among `at`, fit, and foretell their mean gain; None: there are none.
 
-    By author, other families lose those authors' checkpoints as well.
+    By author, all else that is measured of those authors is hidden too, in this family and in the others.
     """
     rows = np.flatnonzero(at & (material.measured.sum(axis=1) > kept))
     rows = np.intersect1d(well_measured(material.gains), rows)
     if not len(rows):
         return None
     hidden = held_out(material.gains, rows, kept, rng)
-    seen = np.where(hidden, np.nan, material.gains)
     beside = [other.evidence for other in others]
     if by_author:
         names = authors(material.evidence)
         gone = {names[row] for row in rows}
+        theirs = np.flatnonzero([name in gone for name in names])
+        hidden[np.setdiff1d(theirs, rows)] = True  # measured too little to be judged, yet telling of the rest
         beside = [without_authors(other, gone) for other in beside]
+    seen = np.where(hidden, np.nan, material.gains)
     fitted = engine.fit(without_cells(material.evidence, hidden), beside)
     measured = np.where(hidden, material.gains, 0.0)[rows].sum(axis=1) / hidden[rows].sum(axis=1)
     predicted = {
         HEADSTART: _mean_expected(fitted, seen, rows),
+        STATIC: fitted.quality()[rows],
         PROBE: probe(material)[rows],
         SIZE: size(material)[rows],
     }

@@ -193,7 +193,7 @@ def _patchy(study: Study, engine: Engine, task: Task, beside: Sequence[FamilyEvi
 
 
 def lacking(material: Material) -> dict[str, str]:
-    """Protocol -> how the family's evidence is too small for it, in half a sentence."""
+    """Protocol -> how the family's evidence is too small for it: what it has, and what is needed."""
     counts = material.measured.sum(axis=0)
     targets, most, cells = int((counts >= FEWEST).sum()), int(counts.max(initial=0)), int(counts.sum())
     checkpoints = len(well_measured(material.gains)) if cells else 0
@@ -201,19 +201,21 @@ def lacking(material: Material) -> dict[str, str]:
     for protocol in LEFT_OUT:
         wanted = MOST_WANTED[protocol]
         if targets < FEWEST_TARGETS:
-            found[protocol] = (
-                f"{targets} targets with {FEWEST} finetuned checkpoints; {FEWEST_TARGETS} are needed"
-            )
+            what = f"{_count(targets, 'target')} with {FEWEST} finetuned checkpoints"
+            found[protocol] = f"{what} ({FEWEST_TARGETS} are needed)"
         elif most < wanted:
-            found[protocol] = f"{most} finetuned checkpoints on a target at most; {wanted} are needed"
+            what = f"{_count(most, 'finetuned checkpoint')} on a target at most"
+            found[protocol] = f"{what} ({wanted} are needed)"
     if checkpoints < FEWEST_CHECKPOINTS:
-        for protocol in KEPT:
-            found[protocol] = (
-                f"{checkpoints} checkpoints with a mean gain to be trusted; {FEWEST_CHECKPOINTS} are needed"
-            )
+        what = f"{_count(checkpoints, 'checkpoint')} with a mean gain to be trusted"
+        found |= dict.fromkeys(KEPT, f"{what} ({FEWEST_CHECKPOINTS} are needed)")
     if cells < FEWEST_CELLS:
-        found["p5"] = f"{cells} measured gains; {FEWEST_CELLS} are needed"
+        found["p5"] = f"{_count(cells, 'measured gain')} ({FEWEST_CELLS} are needed)"
     return found
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 class _Clock:
