@@ -20,7 +20,6 @@ from headstart.recommend.sentence import (
     rests_on_in_words,
     sentence,
 )
-from service.best import MOST_KEPT
 from service.board import Filter
 from service.families import facts_of, notes_on
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 MOST_ANSWERS = 1_024  # kept answers to questions that come again
 MOST_BYTES = 1 << 15  # of a question and its answer that are kept
-SECONDS_BASIS = "assumed"  # nobody has timed finetunes yet
+SECONDS_BASIS = b"assumed"  # nobody has timed finetunes yet
 
 
 def answer(snapshot: Snapshot, question: Question, body: bytes) -> tuple[bytes, str]:
@@ -60,11 +59,7 @@ def _write(snapshot: Snapshot, question: Question) -> bytes:
     facts = [facts_of(board, target, snapshot.families.values()) for board in boards]
     candidates = _explained(best, question.limit) if question.explain else best.written(question.limit)
     key = _key(question, target)
-    head = best.heads.get(key)
-    if head is None:
-        if len(best.heads) >= MOST_KEPT:
-            best.heads.clear()
-        head = best.heads[key] = _head(best, facts, target, question, snapshot.evidence_version)
+    head = best.text(key, lambda: _head(best, facts, target, question, snapshot.evidence_version))
     return b'%s,"families":[%s],"candidates":[%s]}' % (
         head,
         b",".join([one.json for one in facts]),
@@ -83,28 +78,46 @@ def _key(question: Question, target: Target | None) -> tuple[Any, ...]:
 def _head(
     best: Best, facts: list[Facts], target: Target | None, question: Question, evidence_version: int
 ) -> bytes:
-    """All of an answer but its families and candidates, without the closing brace."""
+    """All of an answer but its families and candidates, without the closing brace.
+
+    Its parts are kept one by one: those of one target differ in few.
+    """
     train_size = _train_size(question, target)
     wished = 0 if question.target is None else question.next_jobs  # a job needs a target to run on
     jobs = best.next_jobs(wished, train_size, None if target is None else target.name)
+    words, first = _in_words(target, question), jobs[0] if jobs else None
+    job = None
+    if first is not None:
+        job = job_in_words(first["method"], first["checkpoint"], words, first["seconds"])
+    verdict = best.text(
+        (question.worth, words, job), lambda: orjson.dumps(_verdict(best, job, words, question.worth))[1:-1]
+    )
+    has_task = question.target is not None and question.target.task is not None
+    notes = best.text(
+        (words, has_task), lambda: orjson.dumps(_all_notes(best, facts, target, has_task=has_task))
+    )
+    return b'{%s,%s,"next_jobs":%s,"seconds_basis":"%s","pareto":%s,"evidence_version":%d,"notes":%s' % (
+        verdict,
+        best.summary,
+        orjson.dumps(jobs),
+        SECONDS_BASIS,
+        orjson.dumps(_pareto(best, train_size) if question.pareto else None),
+        evidence_version,
+        notes,
+    )
+
+
+def _all_notes(best: Best, facts: list[Facts], target: Target | None, *, has_task: bool) -> list[str]:
     notes = notes_on(best.boards, target) + [note for one in facts for note in one.notes]
-    if question.target is not None and question.target.task is not None:
+    if has_task:
         notes.append("task does not change the answer: on the published evidence it is no guide.")
-    head = {
-        **_verdict(best, jobs, target, question),
-        **best.summary,
-        "next_jobs": jobs,
-        "seconds_basis": SECONDS_BASIS,
-        "pareto": _pareto(best, train_size) if question.pareto else None,
-        "evidence_version": evidence_version,
-        "notes": notes,
-    }
-    return orjson.dumps(head)[:-1]
+    return notes
 
 
 def _filter(boards: list[Board], question: Question) -> Filter:
     """What the question asks for, names that nobody has left out."""
-    known = tuple(name for name in question.exclude if any(name in board.family.row_of for board in boards))
+    rows = [board.family.row_of for board in boards]
+    known = tuple([name for name in question.exclude if any(name in row_of for row_of in rows)])
     return Filter(question.max_parameters, question.licenses, known)
 
 
@@ -184,11 +197,9 @@ def _explanations(board: Board, rows: list[int]) -> dict[int, bytes]:
     }
 
 
-def _verdict(
-    best: Best, jobs: list[dict[str, Any]], target: Target | None, question: Question
-) -> dict[str, Any]:
-    """The verdict on the first choice, in words as well."""
-    found, worth = best.top(1), question.worth
+def _verdict(best: Best, job: str | None, words: str, worth: float) -> dict[str, Any]:
+    """The verdict on the first choice, in words as well; `job`: the next one, `words`: the target."""
+    found = best.top(1)
     if not found:
         said = NO_CANDIDATE if best.boards else NO_EVIDENCE
         return {"verdict": decide.Verdict.MEASURE_FIRST, "sentence": said, "worth": worth, "p_worth": None}
@@ -196,10 +207,6 @@ def _verdict(
     fitted = board.family.posterior
     p_worth = board.p_exceeds(first, worth)
     verdict = decide.judge(first.gain, first.p_beats, p_worth, worth)
-    words = _in_words(target, question)
-    next_job = None
-    if jobs and _is_told(verdict, board, best, worth):
-        next_job = job_in_words(jobs[0]["method"], jobs[0]["checkpoint"], words, jobs[0]["seconds"])
     said = sentence(
         verdict,
         checkpoint=board.family.names[first.row],
@@ -217,7 +224,7 @@ def _verdict(
             probed=bool(fitted.probed[first.row]),
             probes_here=first.probes_here,
         ),
-        next_job=next_job,
+        next_job=job if _is_told(verdict, board, best, worth) else None,
     )
     return {"verdict": verdict, "sentence": said, "worth": worth, "p_worth": round(p_worth, 4)}
 
@@ -229,7 +236,7 @@ def _is_told(verdict: decide.Verdict, board: Board, best: Best, worth: float) ->
     vanilla has to be finetuned, which the sentence says by itself.
     """
     if verdict is decide.Verdict.START_FROM:
-        return bool(best.summary["expected_regret"] >= worth)
+        return best.regret is not None and best.regret >= worth
     return verdict is not decide.Verdict.MEASURE_FIRST or board.view.target is not None
 
 

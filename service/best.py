@@ -8,18 +8,20 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import orjson
 
 from headstart.recommend import contest, cost
 from headstart.recommend.plan import FINETUNE, next_jobs
 from service.board import ANY
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from headstart.recommend.plan import NextJob
     from service.board import Board, Entry, Filter
 
-MOST_KEPT = 8  # lists of next jobs, heads of answers, and limits whose joined candidates are kept, of each
+MOST_KEPT = 8  # lists of next jobs, and limits whose joined candidates are kept, of each
+MOST_TEXTS = 48  # parts of answers that are kept
 
 
 class Found(NamedTuple):
@@ -48,20 +50,38 @@ class Best:
         self._contest = contest.contest(self._sides)
         self._picks: dict[tuple[int, int], list[Pick]] = {}
         self._joined: dict[int, bytes] = {}  # by limit
-        self.heads: dict[tuple[Any, ...], bytes] = {}  # of answers; `service.advice` knows by what
+        self._texts: dict[tuple[Any, ...], bytes] = {}
+
+    def text(self, key: tuple[Any, ...], make: Callable[[], bytes]) -> bytes:
+        """A part of answers that depends on the contest and on `key`: made once, while it is kept."""
+        found = self._texts.get(key)
+        if found is None:
+            if len(self._texts) >= MOST_TEXTS:
+                self._texts.clear()
+            found = self._texts[key] = make()
+        return found
+
+    @property
+    def regret(self) -> float | None:
+        """Expected of the first choice, in points as they are told; None: there is none."""
+        found = self._contest.regret
+        return None if found is None else round(found, 3)
 
     @cached_property
-    def summary(self) -> dict[str, Any]:
-        """The keys of an answer that tell what its first choice is worth."""
+    def summary(self) -> bytes:
+        """The keys of an answer that tell what its first choice is worth: a JSON object sans braces."""
+        return orjson.dumps(self._summary())[1:-1]
+
+    def _summary(self) -> dict[str, Any]:
         found = self._contest
-        if found.pick is None or found.regret is None:
+        if found.pick is None:
             return {"p_vanilla_best": None, "expected_regret": None, "stopping": None}
         side, position, gain, regret = found.pick
         family = self.boards[side].family
         row = None if position is None else int(self._sides[side].outlook.rows[position])
         return {
             "p_vanilla_best": round(found.vanilla, 4),
-            "expected_regret": round(found.regret, 3),
+            "expected_regret": self.regret,
             "stopping": {
                 "pick": None if row is None else family.names[row],
                 "family": family.name,
@@ -90,25 +110,26 @@ class Best:
         if joined is None:
             if len(self._joined) >= MOST_KEPT:
                 self._joined.clear()
-            joined = self._joined[limit] = b",".join([self.candidate(one) for one in self.top(limit)])
+            chances = self._chances
+            items = [(one.json, chances[k].get(one.row, 0.0)) for k, one in self.top(limit)]
+            joined = self._joined[limit] = b",".join([b'%s,"p_best":%.4f}' % item for item in items])
         return joined
 
     def candidate(self, one: Found, explanation: bytes | None = None) -> bytes:
         """The JSON of a candidate."""
-        at = self._places(one.board).get(one.entry.row)
-        chance = 0.0 if at is None else self._contest.p_best[one.board][at]
+        chance = self._chances[one.board].get(one.entry.row, 0.0)
         if explanation is None:
             return b'%s,"p_best":%.4f}' % (one.entry.json, chance)
         return b'%s,"p_best":%.4f,"explanation":%s}' % (one.entry.json, chance, explanation)
 
-    def _places(self, board: int) -> Mapping[int, int]:
-        """Row -> position among those compared."""
-        outlook, whole = self._sides[board].outlook, self.boards[board]
-        return whole.places if outlook is whole.everyone.outlook else self._deeper_places[board]
-
     @cached_property
-    def _deeper_places(self) -> list[dict[int, int]]:
-        return [{row: at for at, row in enumerate(side.outlook.rows.tolist())} for side in self._sides]
+    def _chances(self) -> list[dict[int, float]]:
+        """Of each board: row -> P(best), where it is not 0."""
+        found = []
+        for side, chances in zip(self._sides, self._contest.p_best, strict=True):
+            at = chances.nonzero()[0]
+            found.append(dict(zip(side.outlook.rows[at].tolist(), chances[at].tolist(), strict=True)))
+        return found
 
     def next_jobs(self, count: int, train_size: int | None, target: str | None) -> list[dict[str, Any]]:
         """The first `count` jobs on a target of this name, if it has one, with these rows to train on.

@@ -11,7 +11,9 @@ import numpy as np
 import orjson
 
 from headstart.recommend import decide
+from headstart.recommend.choice import leaders
 from headstart.recommend.contest import DRAWN, Gains, Side, outlook
+from headstart.recommend.explain import points_of_quality
 from headstart.recommend.plan import Probe
 from headstart.recommend.views import Stack, stack
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 HEAD = 512  # checkpoints of the static order that are ranked for the view; deeper ones keep its order
 FIRST = DRAWN  # candidates written, and compared with each other, when the board is made
 FEWEST = 12  # compared checkpoints that pass a filter, below which others that pass are looked for deeper
-DEEPER = 32  # and how many then are compared: nobody waits for them at any other time
+DEEPER = 16  # and how many then are compared: no other answer waits for its draws
 STEP = 64  # ranked rows looked at in one go while filtering
 NEXT_JOBS = 3  # told unless the question says otherwise
 MOST_ENTRIES = 1_000  # candidates kept written; no less than the largest limit
@@ -87,7 +89,7 @@ class Board:
         self._family = weakref.ref(family)  # which holds its boards; a ring would outlive its snapshot
         self.view = view
         self.standing = standing
-        self.sensitivity = decide.target_sensitivity(view)
+        self.sensitivity = points_of_quality(view, family.population)
         self.probed = decide.probed_here(family.posterior, view)
         self._probe_seconds = probe_seconds
         self._head = decide.head(family.posterior, view, family.order, HEAD)
@@ -98,6 +100,9 @@ class Board:
         self._first = list(self._write(rows, self._found))
         self._entries.update(zip(rows, self._first, strict=True))
         self._sides: dict[Filter, Side] = {}
+        sizes, codes = family.parameters_or_nan, family.license_codes
+        self._first_traits = sizes[self._head[:FIRST]], codes[self._head[:FIRST]]
+        self._first_passing: tuple[Filter, np.ndarray] = (ANY, np.arange(len(rows)))  # the last asked for
         self.facts: dict[str | None, Facts] = {}  # by target name
 
     @property
@@ -118,7 +123,8 @@ class Board:
         """The family's part in a contest without a filter."""
         found = self._found
         known = Gains(found.gain, found.runs_here, found.mean, found.spread, found.shared, found.factors)
-        return self._side(self._head[:FIRST], known)
+        side = self._side(self._head[:FIRST], known)
+        return side._replace(leaders=leaders(side.outlook.draws)) if len(side.at) else side
 
     def p_exceeds(self, entry: Entry, worth: float) -> float:
         """P(a candidate's true gain > worth points)."""
@@ -160,9 +166,8 @@ class Board:
         """The family's part in a contest among those that pass the filter."""
         if self.passes_all(wanted):
             return self.everyone
-        outlook = self.everyone.outlook
-        at = np.flatnonzero(self._allowed(outlook.rows, wanted))
-        if len(at) >= FEWEST or len(outlook.rows) == len(self.family.order):
+        at = self._among_first(wanted)
+        if len(at) >= FEWEST or len(self._first) == len(self.family.order):
             return self.everyone._replace(at=at)
         side = self._sides.get(wanted)
         if side is None:
@@ -188,6 +193,9 @@ class Board:
     def top(self, limit: int, wanted: Filter) -> list[Entry]:
         """The first `limit` candidates that pass the filter, best first."""
         if not self.passes_all(wanted):
+            at = self._among_first(wanted)
+            if len(at) >= limit:
+                return [self._first[k] for k in at[:limit].tolist()]
             return self.entries(self.passing(wanted, limit).tolist())
         if limit <= len(self._first):
             return self._first[:limit]
@@ -227,20 +235,36 @@ class Board:
         smaller[:1] = True
         return self.entries(rows[smaller].tolist())
 
+    def _among_first(self, wanted: Filter) -> np.ndarray:
+        """Positions of those written when the board was made that pass the filter."""
+        asked, at = self._first_passing
+        if asked != wanted:
+            passes = self._passes(*self._first_traits, wanted)
+            for name in wanted.exclude:
+                place = self.places.get(self.family.row_of.get(name, -1))
+                if place is not None:
+                    passes[place] = False
+            at = np.flatnonzero(passes)
+            self._first_passing = wanted, at
+        return at
+
     def _allowed(self, rows: np.ndarray, wanted: Filter) -> np.ndarray:
         """Which rows pass the filter."""
         family = self.family
-        passes = np.ones(len(rows), dtype=bool)
-        if wanted.max_parameters is not None:
-            passes &= family.parameters_or_nan[rows] <= wanted.max_parameters  # NaN compares false
-        allowed = family.allowed_licenses(wanted.licenses)
-        if allowed is not None:
-            passes &= allowed[family.license_codes[rows]]
+        passes = self._passes(family.parameters_or_nan[rows], family.license_codes[rows], wanted)
         for name in wanted.exclude:
             row = family.row_of.get(name)
             if row is not None:
                 passes &= rows != row
         return passes
+
+    def _passes(self, sizes: np.ndarray, codes: np.ndarray, wanted: Filter) -> np.ndarray:
+        """Whether parameters and licences do; of those that nobody knows, only where any will do."""
+        passes = np.ones(len(sizes), dtype=bool)
+        if wanted.max_parameters is not None:
+            passes = sizes <= wanted.max_parameters  # NaN compares false
+        allowed = self.family.allowed_licenses(wanted.licenses)
+        return passes if allowed is None else passes & allowed[codes]
 
     def _steps(self) -> Iterator[np.ndarray]:
         """The ranking, piece by piece; below the head it is the static order without the head."""

@@ -21,6 +21,7 @@ from headstart.recommend import decide, posterior
 from headstart.recommend.condition import view_of
 from headstart.recommend.contest import linked
 from headstart.recommend.cost import START, finetune_cost, known_parameters, probe_cost
+from headstart.recommend.explain import points_of_quality, population
 from headstart.recommend.levels import levels_of
 from service.best import Best
 from service.board import ANY, NEXT_JOBS, Board, Filter, Standing
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from headstart.store import Store
 
 DAY = 86_400.0
-MOST_FILTERED = 64  # contests under a filter that are kept
+MOST_FILTERED = 512  # contests under a filter that are kept, some 20 kB each
 MOST_BOARDS = 256  # described views kept per family, beside its known targets
 USUAL_TRAIN_SIZES = (None, *(4**k for k in range(4, 11)))  # 256 to 1,048,576 rows
 USUAL_CLASSES = (None, 2, 4, 8, 16, 32)
@@ -67,6 +68,7 @@ class FamilySnapshot:
         """`levels` are those of all families."""
         self.name = name
         self.posterior = fitted
+        self.population = population(fitted)
         # the catalogue may already hold checkpoints that the posterior does not know
         known = set(fitted.checkpoint_ids.tolist())
         at = [i for i, one in enumerate(catalogue.ids) if one in known]
@@ -183,7 +185,7 @@ class FamilySnapshot:
             fitted = self.posterior
             known = np.flatnonzero(np.isfinite(fitted.level) & (fitted.measured >= decide.FEWEST))
             views = [view_of(fitted, t) for t in known.tolist()]
-            self._reactions = np.sort([decide.target_sensitivity(view) for view in views])
+            self._reactions = np.sort([points_of_quality(view, self.population) for view in views])
         if not len(self._reactions):
             return None
         return float(np.searchsorted(self._reactions, sensitivity) / len(self._reactions))
@@ -237,7 +239,7 @@ class Snapshot:
         found = kept.get(key)
         if found is None:
             if len(kept) >= most:
-                kept.clear()
+                del kept[next(iter(kept))]  # the oldest
             found = kept[key] = Best(boards, wanted)
         return found
 

@@ -36,6 +36,8 @@ DRAWS = 512  # S, a power of two
 SEED = 20221101
 NODES = 256  # of a table of a transform
 FURTHEST = 2.5  # z of the best and the worst of about 160 checkpoints
+LEADERS = 24  # R, of a draw, among which the winner under a filter is looked for
+VANILLA = 255  # its position among leaders
 BEYOND = 0.05  # of what a draw lies further out that counts
 
 
@@ -182,25 +184,104 @@ class Best(NamedTuple):
     vanilla: float  # of the vanilla: nobody gains anything
 
 
+class Winners(NamedTuple):
+    """Who is best in each draw, and by how much."""
+
+    best: Best
+    highest: Float32[np.ndarray, "S"]  # points, of the best of each draw; 0 where that is the vanilla
+
+
+class Leaders(NamedTuple):
+    """The best of every draw, best first, the vanilla among them: few filters leave out all of a draw."""
+
+    rows: bytes  # S x R positions among the checkpoints, a byte each; VANILLA
+    gain: Float32[np.ndarray, "S*R"]  # points, falling in each draw
+    start: Int[np.ndarray, "S"]  # of each draw in both
+    tied: Int[np.ndarray, "t"]  # draws in which some are equal
+
+
 def p_best(draws: Float32[np.ndarray, "n S"], rows: Int[np.ndarray, "r"] | None = None) -> Best:
     """P(best) of each checkpoint and of the vanilla, whose gain is 0. Equals in a draw share it.
 
     `rows` are the positions of the checkpoints compared, all by default: a filter needs no new draws.
     """
-    compared = draws if rows is None else draws[rows]
+    return winners(draws, rows).best
+
+
+def winners(draws: Float32[np.ndarray, "n S"], rows: Int[np.ndarray, "r"] | None = None) -> Winners:
+    """P(best) as in `p_best`, and the best gain of each draw."""
+    won, of_vanilla, highest = _won(draws if rows is None else draws[rows])
+    found = np.zeros(len(draws))
+    found[slice(None) if rows is None else rows] = won
+    return Winners(_shares(found, of_vanilla), highest)
+
+
+def _won(
+    compared: Float32[np.ndarray, "r S"],
+) -> tuple[Float[np.ndarray, "r"], float, Float32[np.ndarray, "S"]]:
+    """Draws won by each checkpoint and by the vanilla; the best gain of each draw."""
     count = compared.shape[1]
     highest = compared.max(axis=0, initial=0.0)
     wins, vanilla = compared == highest, highest == 0.0
     winners = np.flatnonzero(wins)
-    won = np.bincount(winners // count, minlength=len(compared)).astype(float)
+    won = np.bincount(winners // max(count, 1), minlength=len(compared)).astype(float)
     of_vanilla = float(np.count_nonzero(vanilla))
     if won.sum() + of_vanilla > count:  # ties
         share = 1 / (wins.sum(axis=0) + vanilla)
         won, of_vanilla = wins @ share, float(vanilla @ share)
+    return won, of_vanilla, highest
+
+
+def _shares(won: Float[np.ndarray, "n"], of_vanilla: float) -> Best:
     total = float(won.sum()) + of_vanilla
-    found = np.zeros(len(draws))
-    found[slice(None) if rows is None else rows] = won / total
-    return Best(found, of_vanilla / total)
+    return Best(won / total, of_vanilla / total)
+
+
+def leaders(draws: Float32[np.ndarray, "n S"]) -> Leaders:
+    """The LEADERS best of every draw.
+
+    Raises: ValueError for more than VANILLA checkpoints, since a position is a byte.
+    """
+    n, count = draws.shape
+    if n > VANILLA:
+        raise ValueError(f"{n} checkpoints, and no more than {VANILLA} have a byte to be named by")
+    by_draw = np.zeros((count, n + 1), dtype=draws.dtype)  # the vanilla last
+    by_draw[:, :n] = draws.T
+    most = min(LEADERS, n + 1)
+    # one more than are kept, where there is one: it may be equal to the last
+    first = np.argpartition(-by_draw, min(most, n), axis=1)[:, : most + 1]
+    gain = np.take_along_axis(by_draw, first, axis=1)
+    order = np.argsort(-gain, axis=1, kind="stable")
+    gain = np.take_along_axis(gain, order, axis=1)
+    rows = np.take_along_axis(first, order, axis=1)[:, :most]
+    tied = np.flatnonzero((gain[:, 1:] == gain[:, :-1]).any(axis=1))
+    names = np.where(rows == n, VANILLA, rows).astype(np.uint8).tobytes()
+    return Leaders(names, gain[:, :most].ravel(), np.arange(0, count * most, most), tied)
+
+
+def winners_among(draws: Float32[np.ndarray, "n S"], best: Leaders, rows: Int[np.ndarray, "r"]) -> Winners:
+    """As `winners`, several times as fast: a draw is won by the first of its leaders that takes part.
+
+    All of `rows` are compared only in draws where no leader takes part, or some are equal.
+    """
+    takes_part = np.zeros(VANILLA + 1, dtype=bool)
+    takes_part[rows] = takes_part[VANILLA] = True
+    # looked up by a table of bytes, in half of the time that indexing takes
+    among = np.frombuffer(best.rows.translate(takes_part.tobytes()), dtype=bool)
+    at = among.reshape(len(best.start), -1).argmax(axis=1)
+    at += best.start
+    winner, highest = np.frombuffer(best.rows, dtype=np.uint8).take(at), best.gain.take(at)
+    found, left = among.take(at), best.tied
+    if len(left) or not found.all():
+        found[left] = False
+        winner, left = winner[found], np.flatnonzero(~found)
+    counts = np.bincount(winner, minlength=VANILLA + 1)
+    won, of_vanilla = counts[: len(draws)].astype(float), float(counts[VANILLA])
+    if len(left):
+        more, by_vanilla, highest[left] = _won(draws[rows[:, None], left])
+        won[rows] += more
+        of_vanilla += by_vanilla
+    return Winners(_shares(won, of_vanilla), highest)
 
 
 def regret(
@@ -211,10 +292,13 @@ def regret(
     `pick` is a position in the draws, None the vanilla; `rows` as in `p_best`, the pick always compared.
     """
     compared = draws if rows is None else draws[rows]
-    highest = compared.max(axis=0, initial=0.0)
-    if pick is None:
-        return float(highest.mean(dtype=np.float64))
-    return float(np.maximum(highest - draws[pick], 0.0).mean(dtype=np.float64))
+    return short_of(compared.max(axis=0, initial=0.0), None if pick is None else draws[pick])
+
+
+def short_of(highest: Float32[np.ndarray, "S"], pick: Float32[np.ndarray, "S"] | None) -> float:
+    """The expected regret of a pick whose gains these are, None: the vanilla; `highest` as in `Winners`."""
+    lost = highest if pick is None else np.maximum(highest - pick, 0.0)
+    return float(lost.mean(dtype=np.float64))
 
 
 def pareto(

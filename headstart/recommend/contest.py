@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from headstart.recommend.choice import DRAWS, draws, joint, p_best, regret
+from headstart.recommend.choice import DRAWS, draws, joint, short_of, winners, winners_among
 from headstart.recommend.decide import expected, moments
 from headstart.recommend.plan import FINETUNE, JobValues, Lessons, lessons, values_among
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Bool, Float, Float32, Int
 
+    from headstart.recommend.choice import Leaders, Winners
     from headstart.recommend.plan import Probe
     from headstart.recommend.posterior import Posterior
     from headstart.recommend.views import View
@@ -64,6 +65,7 @@ class Side(NamedTuple):
     level: float = 0.0  # expected of the vanilla, points
     common: float = 0.0  # standard errors of the level, 0 where it was measured on the asked target
     own: float = 0.0
+    leaders: Leaders | None = None  # of the outlook's draws; with them a contest of some is faster
 
 
 class Pick(NamedTuple):
@@ -120,22 +122,48 @@ def contest(sides: Sequence[Side]) -> Contest:
     if not entered:
         return Contest(tuple(np.zeros(len(side.outlook.rows)) for side in sides), 1.0, None, None)
     if len(entered) == 1:
-        relative, vanillas = [sides[k].outlook.draws[sides[k].at] for k in entered], None
+        return _within(sides, entered[0])
+    return _across(sides, entered)
+
+
+def _within(sides: Sequence[Side], entered: int) -> Contest:
+    """Of one family: candidates are compared by their gains."""
+    side = sides[entered]
+    found, gain, drawn = _winners(side), side.outlook.gain[side.at], side.outlook.draws
+    first = short_of(found.highest, drawn[side.at[0]])
+    best = int(gain.argmax())
+    if gain[best] > 0:
+        lost = short_of(found.highest, drawn[side.at[best]]) if best else first
+        pick = Pick(entered, int(side.at[best]), float(gain[best]), lost)
     else:
-        scores = [_scores(k, sides[k]) for k in entered]
-        vanillas = np.array([_scores(k, sides[k], vanilla=True)[0] for k in entered])
-        best_vanilla = vanillas.max(axis=0)
-        relative, vanillas = [one - best_vanilla for one in scores], vanillas - best_vanilla
-    compared = np.concatenate(relative) if len(relative) > 1 else relative[0]
-    best = p_best(compared)
-    starts = np.cumsum([0, *(len(one) for one in relative)])
+        pick = Pick(entered, None, 0.0, short_of(found.highest, None))
+    chances = [np.zeros(len(one.outlook.rows)) for one in sides]
+    chances[entered] = found.best.rows
+    return Contest(tuple(chances), found.best.vanilla, first, pick)
+
+
+def _winners(side: Side) -> Winners:
+    drawn = side.outlook.draws
+    if len(side.at) == len(drawn):
+        return winners(drawn)
+    return winners(drawn, side.at) if side.leaders is None else winners_among(drawn, side.leaders, side.at)
+
+
+def _across(sides: Sequence[Side], entered: Sequence[int]) -> Contest:
+    """Of several families: candidates and vanillas are compared by their scores over the best vanilla's."""
+    scores = [_scores(k, sides[k]) for k in entered]
+    vanillas = np.array([_scores(k, sides[k], vanilla=True)[0] for k in entered])
+    best_vanilla = vanillas.max(axis=0)
+    compared = np.concatenate([one - best_vanilla for one in scores])
+    found = winners(compared)
+    starts = np.cumsum([0, *map(len, scores)])
     chances = [np.zeros(len(side.outlook.rows)) for side in sides]
     for k, start, end in zip(entered, starts, starts[1:], strict=False):
-        chances[k][sides[k].at] = best.rows[start:end]
+        chances[k][sides[k].at] = found.best.rows[start:end]
     first = int(np.argmax([_first(sides[k]) for k in entered]))
-    lost = regret(compared, int(starts[first]))
-    pick = _pick(sides, entered, compared, starts, vanillas, lost)
-    return Contest(tuple(chances), float(best.vanilla), lost, pick)
+    lost = short_of(found.highest, compared[starts[first]])
+    pick = _pick(sides, entered, found.highest, compared, starts, vanillas - best_vanilla)
+    return Contest(tuple(chances), found.best.vanilla, lost, pick)
 
 
 def _first(side: Side) -> float:
@@ -146,25 +174,21 @@ def _first(side: Side) -> float:
 def _pick(
     sides: Sequence[Side],
     entered: Sequence[int],
+    highest: Float32[np.ndarray, "S"],
     compared: Float32[np.ndarray, "r S"],
     starts: Int[np.ndarray, "f+1"],
-    vanillas: Float[np.ndarray, "f S"] | None,
-    first: float,
+    vanillas: Float[np.ndarray, "f S"],
 ) -> Pick:
-    """The best expected score of all; a vanilla's where no candidate's is. `first`: the first's regret."""
+    """The best expected score of all; a vanilla's where no candidate's is."""
     best = [int(sides[k].outlook.gain[sides[k].at].argmax()) for k in entered]
     gains = [float(sides[k].outlook.gain[sides[k].at[p]]) for k, p in zip(entered, best, strict=True)]
     levels = [sides[k].level for k in entered]
     scores = [level + gain for level, gain in zip(levels, gains, strict=True)]
     at, vanilla = int(np.argmax(scores)), int(np.argmax(levels))
     if scores[at] > levels[vanilla]:
-        lost = regret(compared, int(starts[at]) + best[at]) if best[at] else first
+        lost = short_of(highest, compared[starts[at] + best[at]])
         return Pick(entered[at], int(sides[entered[at]].at[best[at]]), gains[at], lost)
-    if vanillas is None:
-        return Pick(entered[vanilla], None, 0.0, regret(compared, None))
-    with_it = np.concatenate([compared, vanillas[vanilla : vanilla + 1]])
-    lost = regret(with_it, len(compared), np.arange(len(compared)))
-    return Pick(entered[vanilla], None, 0.0, lost)
+    return Pick(entered[vanilla], None, 0.0, short_of(highest, vanillas[vanilla]))
 
 
 def _scores(index: int, side: Side, *, vanilla: bool = False) -> Float[np.ndarray, "r S"]:
@@ -213,6 +237,11 @@ def jobs(sides: Sequence[Side]) -> Jobs:
     A job moves its own family's scores only; what the others offer is the floor that they have to pass. Until
     they are `timed`, all finetunes take a second.
     """
+    if len(sides) == 1:
+        (side,) = sides
+        at = side.at[:JOBS]
+        values = values_among(side.outlook.lessons, at)
+        return Jobs(values._replace(gain=side.level + values.gain), np.zeros(len(at), dtype=np.int64), at)
     best = [max(_first(side), side.level) if len(side.at) else -np.inf for side in sides]
     methods = tuple(dict.fromkeys([FINETUNE, *(m for side in sides for m in side.outlook.lessons.methods)]))
     found = [_empty(methods)]

@@ -25,7 +25,6 @@ from headstart.recommend.views import (
     pair_range,
     pairs_here,
     positions,
-    target_sensitivity,
     unseen_view,
 )
 
@@ -39,7 +38,7 @@ __all__ = [
     "FEWEST", "Factors", "Forecast", "Prediction", "Verdict", "View", "expected", "factors_of", "forecast",
     "head", "judge", "known_view", "likeness", "moments", "p_exceeds",
     "p_exceeds_of_many", "predict", "probed_here", "probes_at",
-    "static_order", "target_sensitivity", "unseen_view",
+    "static_order", "unseen_view",
 ]  # fmt: skip
 
 CERTAIN = 0.8  # P(beats the vanilla) from which a start is advised
@@ -147,6 +146,9 @@ def p_exceeds_of_many(
     view: View, all_at_once: Stack, mean: Float[np.ndarray, "K"], spread: Float[np.ndarray, "K"], worth: float
 ) -> float:
     """As `p_exceeds`, for a view of many components whose transforms were stacked before."""
+    least, most = view.bounds
+    if not least <= worth < most:
+        return float(worth < least)
     return float(t_cdf((mean - all_at_once.z(worth)) / spread) @ view.weights)
 
 

@@ -64,6 +64,13 @@ class TargetSensitivity:
     noise_share: float  # of the variance in z of gains measured by one run: what is seed noise, 0..1
 
 
+class Population(NamedTuple):
+    """The family's measured checkpoints, in f."""
+
+    middle: Float[np.ndarray, "F"]  # mean of B'x over them
+    covariance: Float[np.ndarray, "F F"]  # of f, of what is known of each and about it
+
+
 class _Steps(NamedTuple):
     """Mean of the true gain in z under each component, after each source."""
 
@@ -121,7 +128,7 @@ def _steps(
     prior: Float[np.ndarray, "n F"],
     found: decide.Moments,
 ) -> _Steps:
-    typical = np.broadcast_to(_population(posterior)[0], prior.shape)
+    typical = np.broadcast_to(population(posterior).middle, prior.shape)
     shift = np.zeros((len(rows), 1))
     pairs, probed = pairs_here(posterior, view, rows)
     shift[probed, 0] = posterior.pair_shift[pairs]
@@ -215,29 +222,41 @@ def sensitivity_of(
 ) -> TargetSensitivity:
     """How the viewed target reacts, of the population of the family's measured checkpoints.
 
-    `points` is half the way between checkpoints one standard deviation of s'f above and below the average.
-    `best_gain` is looked for among `rows`, by default the measured checkpoints. `noise_share` is
-    (1 - rho) psi / (E[s' S s] + psi), S the covariance of f over the population: one minus the reliability of
-    a gain measured once. All are means over the view's components.
+    `points` is that of `points_of_quality`. `best_gain` is looked for among `rows`, by default the measured
+    checkpoints. `noise_share` is (1 - rho) psi / (E[s' S s] + psi), S the covariance of f over the
+    population: one minus the reliability of a gain measured once. All are means over the view's components.
     """
-    center, covariance = _population(posterior)
-    middle = view.mean + view.loadings @ center
-    by_loadings = np.einsum("ke,ef,kf->k", view.loadings, covariance, view.loadings)
-    by_doubt = np.einsum("kef,ef->k", view.uncertainty[:, 1:, 1:], covariance)
-    spread = np.sqrt(by_loadings)
-    low, high = _points(view, np.array([middle - spread, middle + spread]), np.zeros((2, len(middle))))
+    family = population(posterior)
+    by_loadings = _quality_var(view, family)
+    by_doubt = np.einsum("kef,ef->k", view.uncertainty[:, 1:, 1:], family.covariance)
     rows = posterior.rows if rows is None else rows
     rows = rows[rows != posterior.vanilla]
     noise = (1 - view.repeatable) * view.residual / (by_loadings + by_doubt + view.residual)
     return TargetSensitivity(
-        points=float((high - low) / 2 @ view.weights),
+        points=points_of_quality(view, family),
         best_gain=float(decide.predict(posterior, view, rows).gain.max(initial=0.0)),
         noise_share=float(noise @ view.weights),
     )
 
 
-def _population(posterior: Posterior) -> tuple[Float[np.ndarray, "F"], Float[np.ndarray, "F F"]]:
-    """Mean of B'x over the measured checkpoints; covariance of f, of what is known of each and about it.
+def points_of_quality(view: View, family: Population) -> float:
+    """Points per standard deviation of checkpoint quality on the viewed target: its sensitivity.
+
+    Half the way between checkpoints one standard deviation of s'f above and below the average, the mean over
+    the view's components. Seed noise has no part in it.
+    """
+    middle, spread = view.mean + view.loadings @ family.middle, np.sqrt(_quality_var(view, family))
+    low, high = _points(view, np.array([middle - spread, middle + spread]), np.zeros((2, len(middle))))
+    return float((high - low) / 2 @ view.weights)
+
+
+def _quality_var(view: View, family: Population) -> Float[np.ndarray, "K"]:
+    """Variance of s'f over the family's measured checkpoints."""
+    return np.asarray(np.einsum("ke,ef,kf->k", view.loadings, family.covariance, view.loadings))
+
+
+def population(posterior: Posterior) -> Population:
+    """Of a posterior.
 
     With fewer than two measured, that of the model: f ~ N(B'x, I) around the checkpoints there are.
     """
@@ -245,9 +264,10 @@ def _population(posterior: Posterior) -> tuple[Float[np.ndarray, "F"], Float[np.
     size = posterior.factors.shape[1]
     if len(measured) > 1:
         known = posterior.factors[measured].astype(float)
-        return posterior.prior.mean(axis=0), np.cov(known.T) + posterior.covariance.mean(axis=0)
+        covariance = np.atleast_2d(np.cov(known.T)) + posterior.covariance.mean(axis=0)
+        return Population(posterior.prior.mean(axis=0), covariance)
     if len(measured):
-        return posterior.prior[0], np.eye(size)
+        return Population(posterior.prior[0], np.eye(size))
     if len(posterior.factors):
-        return posterior.factors.mean(axis=0, dtype=float), np.eye(size)
-    return np.zeros(size), np.eye(size)
+        return Population(posterior.factors.mean(axis=0, dtype=float), np.eye(size))
+    return Population(np.zeros(size), np.eye(size))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from headstart.recommend.covariates import INTERCEPT, METADATA, PROBE, PROBE_COLUMN, TOKEN
+from headstart.recommend.covariates import PROBE_COLUMN
 from headstart.recommend.posterior import RANK
 from headstart.recommend.t_noise import FREEDOM, RESIDUAL
 
@@ -33,9 +33,9 @@ FEW = 4.0  # a target's own noise counts like its cells against this many of the
 FEWEST = 3  # cells that a target takes to tell what is typical
 SLOPE = 1.0  # prior mean of quality per standard deviation of the reference probe
 RIDGE = (1e-5, 10.0)  # bounds of a group's ridge variance
-# Of each group: what it is before any slope is known, and how many slopes that counts like. That a better
-# probe means a better start is given up only on the evidence of hundreds of checkpoints.
-RIDGE_BEFORE = {INTERCEPT: (0.05, 20.0), PROBE: (0.01, 200.0), METADATA: (0.05, 20.0), TOKEN: (0.05, 20.0)}
+# What it is before any slope is known, and how many slopes that counts like: that a better probe means a
+# better start, and that names and metadata say little, is not given up on the evidence of thirty checkpoints.
+RIDGE_BEFORE = (0.02, 40.0)
 REPEATABLE = (0.2, 0.9)  # bounds of rho: one run a candidate leaves it nearly unidentified
 MEAN_VARIANCE = 0.25  # of mu_t over targets, before any is known
 LOADING = 0.6  # typical loading on the first factor, before any target is known
@@ -259,7 +259,7 @@ class Fit:
         squares = ((self.slopes - around) ** 2).sum(axis=1) + RANK * np.diag(self.slopes_cov)
         size = np.bincount(p.group, minlength=len(self.ridge))
         total = np.bincount(p.group, weights=squares, minlength=len(self.ridge))
-        usual, count = np.array([RIDGE_BEFORE[g] for g in range(len(size))]).T
+        usual, count = RIDGE_BEFORE
         self.ridge = np.clip((total + count * usual) / (RANK * size + count), *RIDGE)
         left = self.factors - p.covariates @ self.slopes
         spread = left**2 + np.diagonal(self.covariance, axis1=1, axis2=2)

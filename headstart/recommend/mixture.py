@@ -42,6 +42,9 @@ def p_exceeds(
     view: View, mean: Float[np.ndarray, "K"], spread: Float[np.ndarray, "K"], worth: float
 ) -> float:
     """P(true gain > worth points) of one checkpoint, from its row of `Prediction.mean` and `.spread`."""
+    least, most = view.bounds
+    if not least <= worth < most:
+        return float(worth < least)
     if len(mean) == 1:  # plain floats: on the path of every answer, and ten times faster than arrays of one
         one = view.transforms[0]
         inside = one.knots[0] <= worth <= one.knots[-1]
@@ -56,7 +59,22 @@ def exceeds(
     spread: Float[np.ndarray, "n K"],
     gain: Float[np.ndarray, "n|1"],
 ) -> Float[np.ndarray, "n"]:
-    """P(gain > points) of each checkpoint, each against its own points or all against the same."""
+    """P(gain > points) of each checkpoint, each against its own points or all against the same.
+
+    No score can be above 100 or below 0: beyond these bounds it is 0 or 1.
+    """
+    least, most = view.bounds
+    found = _above(view, mean, spread, gain)
+    return np.asarray(np.where(gain >= most, 0.0, np.where(gain < least, 1.0, found)))
+
+
+def _above(
+    view: View,
+    mean: Float[np.ndarray, "n K"],
+    spread: Float[np.ndarray, "n K"],
+    gain: Float[np.ndarray, "n|1"],
+) -> Float[np.ndarray, "n"]:
+    """The same without the bounds: continuous, so that quantiles can be searched for."""
     return np.asarray(t_cdf((mean - view.z(gain)) / spread) @ view.weights)
 
 
@@ -96,7 +114,7 @@ def _root(
     x: Float[np.ndarray, "m"] = view.weights @ each
     side = np.zeros(len(level))
     for _ in range(STEPS):
-        error = 1 - exceeds(view, mean, spread, x) - level
+        error = 1 - _above(view, mean, spread, x) - level
         if np.abs(error).max(initial=0.0) < CLOSE:
             break
         below = error < 0

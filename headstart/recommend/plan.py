@@ -35,7 +35,6 @@ BEFORE_VALUES = 3  # candidates finetuned here before values decide: before, imp
 OPTIMISM = 0.5  # standard deviations above its expected gain that a checkpoint is hoped to reach
 OUTER = math.sqrt(3.0)  # the outer node of the three-point Gauss-Hermite rule, in standard deviations
 LEAST = 1e-4  # points of value that make a job worth naming
-AT_ONCE = 20_000  # numbers looked at together: more are slower, since they leave the cache
 
 
 class Lines(NamedTuple):
@@ -89,7 +88,8 @@ def lines(view: View, joint: Joint) -> Lines:
     expected slope of the transform (Stein's lemma).
     """
     step = np.maximum(OUTER * joint.spread, 1e-6)
-    low, middle, high = (_points(view, joint.mean + s * step) for s in (-1.0, 0.0, 1.0))
+    at_once = np.concatenate([joint.mean - step, joint.mean, joint.mean + step])
+    low, middle, high = _points(view, at_once).reshape(3, *step.shape)
     return Lines((low + 4 * middle + high) / 6, (high - low) / (2 * step))
 
 
@@ -168,12 +168,12 @@ def values_among(lessons: Lessons, rows: Int[np.ndarray, "r"] | None = None, flo
     """
     among = slice(None) if rows is None else rows
     gain, alone = lessons.gain[among], lessons.alone[among]
-    shift = lessons.shift if rows is None else lessons.shift[np.ix_(rows, rows)]
+    shift = lessons.shift if rows is None else lessons.shift[rows[:, None], rows]
     worth = [knowledge_gradient(gain - floor, shift)]
     worth += [_one_line(gain - floor, column) for column in alone.T]
     return JobValues(
         methods=lessons.methods,
-        value=np.column_stack(worth),
+        value=np.array(worth).T,
         seconds=lessons.seconds[among],
         gain=gain,
         finetuned=lessons.finetuned[among],
@@ -197,17 +197,20 @@ def knowledge_gradient(
 ) -> Float[np.ndarray, "m"]:
     """E[max(0, max_j gain_j + shift_ij Z)] - max(0, max_j gain_j) for each of m jobs, in points.
 
-    The maximum of lines is convex, so taking each stratum of Z by its mean gives a lower bound, 0 or more.
+    Frazier, Powell & Dayanik (2009, equation 14): every kink of the maximum, where it turns up by `rise` at
+    Z = c, adds rise E[(Z - |c|)^+]. The lines that meet there are those that are highest at the NODES of Z; a
+    line that is highest only between two of them is missed, so that this is a lower bound, 0 or more: too
+    low by 2e-5 points at most in 336 choices among 20 (synthetic family), by 2 % where every job moves all
+    gains at random.
     """
-    best = max(float(gain.max(initial=0.0)), 0.0)
-    found = np.zeros(len(shift))
-    if len(gain):
-        along, level = np.ascontiguousarray(shift.T)[:, None, :], gain[:, None, None]
-        step = max(AT_ONCE // shift.size, 1)
-        for start in range(0, len(_STRATA), step):
-            z, share = _STRATA[start : start + step].T
-            found += share @ np.maximum((level + z[:, None] * along).max(axis=0), 0.0)
-    return np.asarray(np.maximum(found - best, 0.0))
+    jobs, lines = shift.shape
+    level, slope = np.zeros(lines + 1), np.zeros((jobs, lines + 1))  # the vanilla last
+    level[:lines], slope[:, :lines] = gain, shift
+    top = (level + _NODES[:, None, None] * slope).argmax(axis=2)  # NODES x jobs
+    height, along = level.take(top), slope.ravel().take(top + np.arange(0, slope.size, lines + 1))
+    rise, fall = along[1:] - along[:-1], np.abs(height[1:] - height[:-1])
+    beyond = np.interp(fall / np.maximum(rise, 1e-12), _FAR, _BEYOND)
+    return np.asarray(np.maximum(rise * beyond, 0.0).sum(axis=0))
 
 
 def _one_line(gain: Float[np.ndarray, "n"], shift: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
@@ -239,13 +242,12 @@ def next_jobs(
     finetuned on the target, where that is more than `values` knows of.
     """
     rate = values.value / values.seconds
-    method = rate.argmax(axis=1)
-    best = rate[np.arange(len(rate)), method]
+    method, each = rate.argmax(axis=1), np.arange(len(rate))
+    best, worth = rate[each, method], values.value[each, method]
     left = ~values.finetuned if allowed is None else ~values.finetuned & allowed
-    finetuned = max(int(values.finetuned.sum()), finetuned_here)
+    finetuned = max(int(np.count_nonzero(values.finetuned)), finetuned_here)
     cold = finetuned < BEFORE_VALUES and bool(left.any())
-    useful = values.value[np.arange(len(rate)), method] >= LEAST
-    useful = useful if allowed is None else useful & allowed
+    useful = worth >= LEAST if allowed is None else (worth >= LEAST) & allowed
     rows = np.flatnonzero(left if cold else useful)
     first = values.gain[rows] if cold else best[rows]
     return [_job(values, m, int(method[m])) for m in rows[np.argsort(-first, kind="stable")][:count].tolist()]
@@ -296,14 +298,11 @@ def pick_next(
     return int(rows[(gain[rows] + hope).argmax()])
 
 
-def _strata() -> Float[np.ndarray, "82 2"]:
-    """Mean and probability of the strata of a standard normal: 0.1 wide between -4 and 4, two beyond."""
-    edges = [-math.inf, *np.linspace(-4.0, 4.0, 81).tolist(), math.inf]
-    below = [0.5 * math.erfc(-z / math.sqrt(2)) for z in edges]
-    density = [math.exp(-0.5 * z * z) / math.sqrt(2 * math.pi) for z in edges]
-    at = range(len(edges) - 1)
-    shares = [below[i + 1] - below[i] for i in at]
-    return np.array([((density[i] - density[i + 1]) / shares[i], shares[i]) for i in at])
+def _beyond(far: Float[np.ndarray, "x"]) -> Float[np.ndarray, "x"]:
+    """E[(Z - x)^+] of a standard normal."""
+    return expected_excess(-far, np.ones(len(far)))
 
 
-_STRATA = _strata()
+_NODES = np.linspace(-4.0, 4.0, 17)  # of Z, at which the highest line is looked for
+_FAR = np.linspace(0.0, 9.0, 2305)
+_BEYOND = _beyond(_FAR)  # off by 2e-6 between two of them

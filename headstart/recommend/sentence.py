@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from headstart.recommend.calibration import is_off
 from headstart.recommend.decide import CERTAIN, Verdict
 from headstart.recommend.surprises import FEWEST
 
@@ -160,17 +163,19 @@ def _and(parts: Sequence[str]) -> str:
 
 
 def drift_in_words(coverage: float, cells: int, widening: float, family: str | None = None) -> str | None:
-    """The drift guard's note, or None where it widens nothing.
+    """The drift guard's note, or None where the intervals hold about what they say.
 
     `coverage`: share of the family's `cells` finetunes that lay in the 80 % interval foretold without them;
     `widening`: the factor >= 1 that every interval is therefore multiplied by (`Posterior.calibration`).
     """
-    if widening < WIDENED:
+    off = is_off(np.array([coverage, cells, widening]))
+    if widening < WIDENED and not off:
         return None
     of = "" if family is None else f" of {family}"
+    done = f"all intervals are widened {widening:.1f} times" if widening >= WIDENED else "they are too wide"
     return (
         f"Of {_many(cells, 'finetune')}{of}, each foretold without its own score, {100 * coverage:.0f} % "
-        f"fell within their 80 % interval: all intervals are widened {widening:.1f} times."
+        f"fell within their 80 % interval: {done}."
     )
 
 

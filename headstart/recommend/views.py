@@ -237,15 +237,6 @@ def likeness(
     return weights
 
 
-def target_sensitivity(view: View) -> float:
-    """Points gained per standard deviation of checkpoint quality, around the middle of the target's gains.
-
-    Quality is what s'f orders by, and the factors have variance one. The noise is out: it is a slope of the
-    fit, not the largest gain seen (which is mostly a noise scale on small test splits).
-    """
-    return float((view.weights * view.slopes()) @ np.linalg.norm(view.loadings, axis=1))
-
-
 # ---------------------------------------------------------------- what the posterior holds of a view's pairs
 
 

@@ -5,7 +5,21 @@ import pytest
 from scipy import integrate, stats
 
 from headstart.recommend import decide
-from headstart.recommend.choice import DRAWS, _student_quantiles, draws, joint, p_best, pareto, regret
+from headstart.recommend.choice import (
+    DRAWS,
+    LEADERS,
+    VANILLA,
+    _student_quantiles,
+    draws,
+    joint,
+    leaders,
+    p_best,
+    pareto,
+    regret,
+    short_of,
+    winners,
+    winners_among,
+)
 from headstart.recommend.mixture import exceeds
 from headstart.recommend.t_noise import t_cdf
 from headstart.recommend.views import View, known_view, unseen_view
@@ -129,6 +143,43 @@ def test_p_best_sums_to_one_for_any_subset_and_order() -> None:
     assert few.rows.sum() + few.vanilla == pytest.approx(1, abs=1e-12)
     assert np.count_nonzero(np.delete(few.rows, rows)) == 0
     assert (few.rows[rows] >= best.rows[rows] - 1e-7).all(), "fewer rivals"
+
+
+@pytest.mark.parametrize("checkpoints", [1, LEADERS - 1, LEADERS, 128, VANILLA])
+def test_leaders_tell_what_a_full_comparison_tells(checkpoints: int) -> None:
+    rng = np.random.default_rng(checkpoints)
+    mean = rng.normal(-0.3, 0.3, size=(checkpoints, 1))
+    drawn = draws(some_view(2, 1), joint_of(mean, 0.4, shared=0.2, level=0.1))
+    first = leaders(drawn)
+    assert len(first.tied) < 2
+    for share in (0.03, 0.1, 0.5, 1.0):  # with few left, no leader of some draws is among them
+        rows = np.flatnonzero(rng.random(checkpoints) < share)
+        rows = rows if len(rows) else np.array([checkpoints - 1])
+        fast, full = winners_among(drawn, first, rows), winners(drawn, rows)
+        np.testing.assert_array_equal(fast.best.rows, full.best.rows)
+        np.testing.assert_array_equal(fast.highest, full.highest)
+        assert fast.best.vanilla == full.best.vanilla == p_best(drawn, rows).vanilla
+        for pick in (int(rows[0]), None):
+            told = short_of(fast.highest, None if pick is None else drawn[pick])
+            assert told == regret(drawn, pick, rows)
+
+
+def test_leaders_that_are_equal_share_a_draw() -> None:
+    rng = np.random.default_rng(8)
+    drawn = np.clip(rng.integers(-3, 3, size=(90, DRAWS)), -2, 2).astype(np.float32)
+    drawn[:, :50] = -1  # the vanilla's
+    first = leaders(drawn)
+    assert len(first.tied) > DRAWS / 2
+    for rows in (np.arange(90), np.array([4]), np.arange(0, 90, 7)):
+        fast, full = winners_among(drawn, first, rows), winners(drawn, rows)
+        np.testing.assert_allclose(fast.best.rows, full.best.rows, rtol=1e-12)
+        assert fast.best.vanilla == pytest.approx(full.best.vanilla, rel=1e-12)
+        np.testing.assert_array_equal(fast.highest, full.highest)
+
+
+def test_no_more_are_compared_than_have_a_byte() -> None:
+    with pytest.raises(ValueError, match="256 checkpoints"):
+        leaders(np.zeros((VANILLA + 1, 4), dtype=np.float32))
 
 
 def test_regret_is_least_for_the_highest_expected_gain() -> None:

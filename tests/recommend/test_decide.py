@@ -314,20 +314,6 @@ def test_without_a_target_to_stand_for_it_the_typical_one_does(small: Posterior)
     assert found.gain[10] < plain_.gain[10]
 
 
-def test_sensitivity_is_points_per_standard_deviation_of_quality(small: Posterior) -> None:
-    for target in range(4):
-        view = decide.known_view(small, target)
-        points = view.transforms[0].gain(np.array([-1.0, 1.0]))
-        slope = (points[1] - points[0]) / 2
-        assert decide.target_sensitivity(view) == pytest.approx(
-            slope * np.linalg.norm(small.loadings[target])
-        )
-    doubled = dataclasses.replace(small, loadings=2 * small.loadings)
-    assert decide.target_sensitivity(decide.known_view(doubled, 1)) == pytest.approx(
-        2 * decide.target_sensitivity(decide.known_view(small, 1))
-    )
-
-
 def test_likeness_weighs_size_and_classes_and_forgives_the_unknown() -> None:
     sizes, classes = np.array([100.0, 1000.0, np.nan]), np.array([2.0, 2.0, 50.0])
     near = decide.likeness(sizes, classes, 1000, None)
@@ -559,5 +545,13 @@ def test_odd_families_are_answered(name: str) -> None:
         assert np.isfinite(new.quantile(LEVELS)).all()
         assert (np.diff(new.quantile(LEVELS)) >= 0).all()
         assert np.isfinite(new.cdf(1.0)).all()
-        assert np.isfinite(decide.target_sensitivity(view))
         assert decide.probed_here(posterior, view) >= 0
+
+
+def test_no_score_leaves_0_to_100(small: Posterior) -> None:
+    view = dataclasses.replace(decide.known_view(small, 0), level=100.0)
+    found = decide.predict(small, view, np.arange(1, 5))
+    assert (found.p_beats == 0).all(), "nothing beats a vanilla that is always right"
+    high = dataclasses.replace(view, level=99.8)
+    assert decide.p_exceeds(high, found.mean[0], found.spread[0], 0.5) == 0
+    assert decide.p_exceeds(high, found.mean[0], found.spread[0], 0.1) > 0

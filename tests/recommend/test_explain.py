@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from headstart.recommend import decide
-from headstart.recommend.explain import MOST_MOVED, Explanation, explain, sensitivity_of
+from headstart.recommend.explain import (
+    MOST_MOVED,
+    Explanation,
+    explain,
+    points_of_quality,
+    population,
+    sensitivity_of,
+)
 from headstart.recommend.posterior import RANK, Posterior
 from tests.recommend.posterior_of import CHECKPOINTS, MEASURED, NEVER_RUN, posterior_of
 
@@ -275,6 +282,9 @@ def test_sensitivity_by_hand() -> None:
     noise = (1 - repeatable) * residual
     assert found.noise_share == pytest.approx(noise / (s @ covariance @ s + residual))
     assert found.best_gain == decide.predict(posterior, view, posterior.rows).gain.max()
+    assert found.points == points_of_quality(view, population(posterior))
+    half = dataclasses.replace(view, loadings=view.loadings / 2)
+    assert points_of_quality(half, population(posterior)) == pytest.approx(found.points / 2)
     doubt = np.diag([9.0, 0.3, 0.2, 0.1])
     unsure = sensitivity_of(posterior, dataclasses.replace(view, uncertainty=doubt[None]))
     assert unsure.points == found.points

@@ -123,6 +123,27 @@ def test_one_run_tells_about_others() -> None:
     np.testing.assert_allclose(worth, expected, rtol=0.005)
 
 
+def value_by_integration(gain: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """The knowledge gradient by the middles of 20,000 strata of Z."""
+    z = stats.norm.ppf((np.arange(20_000) + 0.5) / 20_000)
+    rises = [np.maximum((gain + z[:, None] * job).max(axis=1), 0).mean() for job in shift]
+    return np.asarray(np.array(rises) - max(gain.max(), 0))
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.5, 2.0])
+def test_the_knowledge_gradient_among_many(scale: float) -> None:
+    """Kinks between the same two nodes are told as one, seen only where every job moves all at random."""
+    rng = np.random.default_rng(11)
+    gain = np.sort(rng.normal(1, 0.5, size=20))[::-1]
+    mostly_own = scale * (np.eye(20) + 0.2 * rng.random((20, 20)))
+    found = plan.knowledge_gradient(gain, mostly_own)
+    np.testing.assert_allclose(found, value_by_integration(gain, mostly_own), rtol=1e-3, atol=1e-4 * scale)
+    at_random = scale * rng.normal(0.3, 0.5, size=(20, 20))
+    found, exact = plan.knowledge_gradient(gain, at_random), value_by_integration(gain, at_random)
+    np.testing.assert_allclose(found, exact, rtol=0.03, atol=1e-5)
+    assert (found < exact + 1e-3 * scale).all(), "a lower bound"
+
+
 def test_value_is_never_negative_nor_above_the_regret() -> None:
     rng = np.random.default_rng(4)
     view = view_of(3, weights=np.array([0.2, 0.3, 0.5]))
