@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 HEAD = 512  # checkpoints of the static order that are ranked for the view; deeper ones keep its order
 FIRST = DRAWN  # candidates written, and compared with each other, when the board is made
 FEWEST = 12  # compared checkpoints that pass a filter, below which others that pass are looked for deeper
-DEEPER = 16  # and how many then are compared: no other answer waits for its draws
+DEEPER = 32  # and how many then are compared: no other answer waits for its draws
 STEP = 64  # ranked rows looked at in one go while filtering
 NEXT_JOBS = 3  # told unless the question says otherwise
 MOST_ENTRIES = 1_000  # candidates kept written; no less than the largest limit

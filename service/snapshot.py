@@ -207,6 +207,9 @@ class _Described(NamedTuple):
         return decide.likeness(self.train_sizes, self.classes, train_size, classes)
 
 
+_Bests = OrderedDict[tuple[tuple[Board, ...], Filter], Best]
+
+
 @dataclass(slots=True, eq=False)
 class Snapshot:
     """Everything an answer needs. Replaced, never changed, but for the caches that fill up."""
@@ -221,8 +224,8 @@ class Snapshot:
     tag: str = field(init=False)  # of all that an answer depends on, the question apart
     # question -> answer and its ETag, oldest first
     answers: OrderedDict[bytes, tuple[bytes, str]] = field(default_factory=OrderedDict)
-    _across: dict[tuple[tuple[Board, ...], Filter], Best] = field(default_factory=dict)  # without a filter
-    _filtered: dict[tuple[tuple[Board, ...], Filter], Best] = field(default_factory=dict)
+    _across: _Bests = field(default_factory=OrderedDict)  # without a filter
+    _filtered: _Bests = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
         """Tell snapshots apart that may answer differently: software, posteriors, targets, day (ages)."""
@@ -239,7 +242,7 @@ class Snapshot:
         found = kept.get(key)
         if found is None:
             if len(kept) >= most:
-                del kept[next(iter(kept))]  # the oldest
+                kept.popitem(last=False)  # the oldest
             found = kept[key] = Best(boards, wanted)
         return found
 
