@@ -15,17 +15,17 @@ from headstart.errors import HeadstartError
 from headstart.evidence.ingest import ImportLimits, run_next
 from headstart.recommend.backtest.material import cut as smaller
 from headstart.recommend.backtest.material import material_of
-from headstart.store import Store
 from headstart.store.engine import in_memory, parse_url
 from service import tables
 from service.client import Refused
-from service.serving import given_settings, open_store
+from service.serving import given_settings, open_as_it_is, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from headstart.recommend.backtest.material import Material
     from headstart.settings import Settings
+    from headstart.store import Store
 
 
 def materials(
@@ -94,15 +94,9 @@ def _as_it_is(url: str) -> Store:
                 f"There is no store at {str(path)!r}. Set HEADSTART_STORE to the store of your service, or "
                 "name a folder of scores with --source."
             )
-        store = Store(url)
-        try:
-            store.ping()
-        except HeadstartError:
-            store.close()
-            raise
     except HeadstartError as error:
         raise Refused(error.message) from None
-    return store
+    return open_as_it_is(url)
 
 
 def _import(store: Store, source: str, kind: str, settings: Settings) -> None:

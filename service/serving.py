@@ -105,6 +105,14 @@ def open_store(url: str) -> Store:
     try:
         if url.startswith("sqlite"):
             upgrade_schema(url)
+    except HeadstartError as error:
+        raise Refused(error.message) from None
+    return open_as_it_is(url)
+
+
+def open_as_it_is(url: str) -> Store:
+    """Open a store that answers and has this software's schema."""
+    try:
         store = Store(url)
         try:
             store.ping()

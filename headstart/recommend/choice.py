@@ -156,10 +156,16 @@ def _stratified(columns: int) -> Float32[np.ndarray, "columns S"]:
 
 
 @lru_cache(maxsize=1)
-def _quantiles() -> Float32[np.ndarray, "S"]:
+def normal_quantiles() -> Float[np.ndarray, "S"]:
     """The middles of S strata of the standard normal, ascending."""
     normal = NormalDist()
-    return np.array([normal.inv_cdf((s + 0.5) / DRAWS) for s in range(DRAWS)], dtype=np.float32)
+    found = np.array([normal.inv_cdf((s + 0.5) / DRAWS) for s in range(DRAWS)])
+    found.flags.writeable = False
+    return found
+
+
+def _quantiles() -> Float32[np.ndarray, "S"]:
+    return normal_quantiles().astype(np.float32)
 
 
 @lru_cache(maxsize=1)

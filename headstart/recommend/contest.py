@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from headstart.recommend.choice import DRAWS, draws, joint, short_of, winners, winners_among
+from headstart.recommend.choice import DRAWS, draws, joint, normal_quantiles, short_of, winners, winners_among
 from headstart.recommend.decide import expected, moments
 from headstart.recommend.plan import FINETUNE, JobValues, Lessons, lessons, values_among
 
@@ -202,11 +202,8 @@ def _scores(index: int, side: Side, *, vanilla: bool = False) -> Float[np.ndarra
 @lru_cache(maxsize=256)
 def _noise(index: int) -> tuple[Float[np.ndarray, "S"], Int[np.ndarray, "S"]]:
     """Standard normals, each of S quantiles once, and an order of draws: independent of any other index's."""
-    from statistics import NormalDist  # noqa: PLC0415
-
     rng = np.random.default_rng([SEED, index + 1])
-    quantiles = np.array([NormalDist().inv_cdf((s + 0.5) / DRAWS) for s in range(DRAWS)])
-    return rng.permutation(quantiles), rng.permutation(DRAWS)
+    return rng.permutation(normal_quantiles()), rng.permutation(DRAWS)
 
 
 def linked(measured: Bool[np.ndarray, "F T"]) -> Bool[np.ndarray, "F F"]:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from evidence_of import evidence_of
 from scipy.stats import norm
 
 from headstart.recommend.backtest.material import Material, material_of
+from tests.recommend.evidence_of import evidence_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

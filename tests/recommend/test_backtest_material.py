@@ -6,7 +6,6 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from backtest_world import world
 
 from headstart.recommend.backtest.baselines import mean_gain, standardised_gain
 from headstart.recommend.backtest.material import (
@@ -24,6 +23,7 @@ from headstart.recommend.backtest.material import (
     without_cells,
     without_target,
 )
+from tests.recommend.backtest_world import world
 
 
 def test_every_column_of_the_evidence_is_known_by_what_its_rows_are() -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from backtest_world import NOISE, Fixed, world
 
 from headstart.recommend.backtest.assemble import report
 from headstart.recommend.backtest.cold_checkpoint import Fold
@@ -18,16 +17,16 @@ from headstart.recommend.backtest.material import authors, material_of, without_
 from headstart.recommend.backtest.sequence import drawn_worlds, normal_maximum, sequence, walk
 from headstart.recommend.backtest.study import done, lacking, prepared, tasks
 from headstart.recommend.backtest.warm_target import warm_target
+from tests.recommend.backtest_world import NOISE, Fixed, world
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from backtest_world import FixedFit
 
     from headstart.recommend.backtest.material import Material
     from headstart.recommend.backtest.report import Report
     from headstart.recommend.backtest.study import Study
     from headstart.recommend.evidence import FamilyEvidence
+    from tests.recommend.backtest_world import FixedFit
 
 CANDIDATES = np.arange(1, 41)
 

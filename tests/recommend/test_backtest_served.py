@@ -6,11 +6,11 @@ import pickle
 
 import numpy as np
 import pytest
-from backtest_world import World, world
 
 from headstart.recommend.backtest.material import without_target
 from headstart.recommend.backtest.served import Served, ServedFit
 from headstart.recommend.backtest.study import done, prepared, tasks
+from tests.recommend.backtest_world import World, world
 
 ROWS, NONE = np.arange(1, 41), np.zeros(0, dtype=np.int64)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from posterior_of import posterior_of
 from scipy.stats import norm
 
 from headstart.recommend import choice, decide, plan
@@ -20,6 +19,7 @@ from headstart.recommend.contest import (
     outlook,
 )
 from headstart.recommend.plan import Lessons
+from tests.recommend.posterior_of import posterior_of
 
 ROWS = np.arange(1, 12)
 

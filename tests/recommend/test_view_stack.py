@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from posterior_of import posterior_of
 
 from headstart.recommend import decide
 from headstart.recommend.views import stack
+from tests.recommend.posterior_of import posterior_of
 
 
 @pytest.mark.parametrize("gain", [-80.0, -3.0, -0.5, 0.0, 0.5, 2.0, 40.0])
