@@ -17,7 +17,7 @@ from headstart.recommend.backtest.material import authors, material_of, without_
 from headstart.recommend.backtest.sequence import drawn_worlds, normal_maximum, sequence, walk
 from headstart.recommend.backtest.study import done, lacking, prepared, tasks
 from headstart.recommend.backtest.warm_target import warm_target
-from tests.recommend.backtest_world import NOISE, Fixed, world
+from tests.recommend.backtest_world import NOISE, Fixed, FixedFit, world
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from headstart.recommend.backtest.report import Report
     from headstart.recommend.backtest.study import Study
     from headstart.recommend.evidence import FamilyEvidence
-    from tests.recommend.backtest_world import FixedFit
 
 CANDIDATES = np.arange(1, 41)
 
@@ -74,6 +73,26 @@ def test_an_oracle_is_perfect_in_every_order() -> None:
     assert value(found, "p2", "headstart") == pytest.approx(1.0)
     assert value(found, "p3", "headstart") > 0.95  # which looks at all targets, and the truth at the others
     assert value(found, "p1", "size") == 0.0  # unknown for all
+
+
+class Drifting(Fixed):
+    """An oracle whose every fit has a level and a scale of its own."""
+
+    def fit(self, evidence: FamilyEvidence, others: Sequence[FamilyEvidence]) -> FixedFit:
+        left = int(np.isfinite(material_of(evidence).gains).sum())
+        return FixedFit(Fixed(self.gains * (1 + left % 5) + 10 * (left % 7)), evidence, tuple(others))
+
+
+@pytest.mark.parametrize("protocol", ["p2", "p3"])
+def test_the_level_of_a_fit_is_no_merit_of_what_it_leaves_out(protocol: str) -> None:
+    material = world().material
+    oracle, drifting = (
+        reported(prepared([material], engine(np.nan_to_num(material.gains)), protocols=(protocol,)))
+        for engine in (Fixed, Drifting)
+    )
+    for at in (0, 1):
+        assert value(drifting, protocol, "headstart", at) == value(oracle, protocol, "headstart", at)
+        assert value(drifting, protocol, "headstart", at) > 0.95
 
 
 @dataclass

@@ -2,6 +2,11 @@
 
 Predicted is the mean gain: the mean over the known targets of the expected gain in points. Held out in ten
 folds, at random or by author: names of one author's series tell much of each other.
+
+Each fold has a fit of its own, and their predictions are compared by their places in each fit's order of all
+measured checkpoints, not by their points. A fit from which good checkpoints were held out has a lower level,
+so that points of several fits in one list punish whatever was fitted: a straight line through the linear
+probe, which orders as the probe does, falls from 0.61 to 0.56 in families cut to 45 checkpoints.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from headstart.ranks import ranks
 from headstart.recommend.backtest.baselines import (
     HEADSTART,
     PROBE,
@@ -49,7 +55,7 @@ class Fold:
 
     rows: Int[np.ndarray, "n"]
     truth: Float[np.ndarray, "n"]  # mean measured gain on the targets held out, points
-    predicted: dict[str, Float[np.ndarray, "n"]]  # by method; points, or any increasing scale
+    predicted: dict[str, Float[np.ndarray, "n"]]  # by method; on one scale in all folds
 
 
 def folds(material: Material, *, by_author: bool, rng: np.random.Generator) -> Int[np.ndarray, "C"]:
@@ -101,9 +107,10 @@ def cold_checkpoints(
     seen = np.where(hidden, np.nan, material.gains)
     fitted = engine.fit(without_cells(material.evidence, hidden), beside)
     measured = np.where(hidden, material.gains, 0.0)[rows].sum(axis=1) / hidden[rows].sum(axis=1)
+    known = np.flatnonzero(material.measured.any(axis=1))
     predicted = {
-        HEADSTART: _mean_expected(fitted, seen, rows),
-        STATIC: fitted.quality()[rows],
+        HEADSTART: _places(_mean_expected(fitted, seen, known), known, rows),
+        STATIC: _places(fitted.quality()[known], known, rows),
         PROBE: probe(material)[rows],
         SIZE: size(material)[rows],
     }
@@ -111,6 +118,13 @@ def cold_checkpoints(
         predicted[PUBLISHED] = mean_gain(seen)[rows]
         predicted[STANDARDISED] = standardised_gain(seen)[rows]
     return Fold(rows=rows, truth=measured, predicted=predicted)
+
+
+def _places(
+    values: Float[np.ndarray, "k"], known: Int[np.ndarray, "k"], rows: Int[np.ndarray, "n"]
+) -> Float[np.ndarray, "n"]:
+    """The place of each row among `known`, ascending, which it is one of: the share it is no worse than."""
+    return ranks(values)[np.searchsorted(known, rows)] / len(known)
 
 
 def _mean_expected(
