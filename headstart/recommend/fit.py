@@ -41,7 +41,13 @@ def fit(evidence: FamilyEvidence, others: Sequence[FamilyEvidence] = ()) -> Post
     `others` is the evidence of other families over the same targets. It is looked at where fewer than ENOUGH
     checkpoints of the family are measured, and then tells what loadings, slopes and levels are typical. The
     cost is that of the measured cells and of one sparse product over all checkpoints.
+
+    Raises:
+        ValueError: a family among the others has other targets, or the same in another order.
     """
+    for one in others:
+        if not np.array_equal(one.target_ids, evidence.target_ids):
+            raise ValueError(f"The families {evidence.family!r} and {one.family!r} have different targets.")
     own = _part(evidence)
     parts = [own]
     if len(own.rows) < ENOUGH:
@@ -178,9 +184,11 @@ def _left_out(
         f, v = without(factors, state.covariance[row], s, p, error)
         h = np.column_stack([np.ones(len(f)), f])
         line = np.einsum("ni,nij,nj->n", h, state.uncertainty[target], h)
+        both = np.einsum("nij,nij->n", v, state.uncertainty[target][:, 1:, 1:])
         told = state.p.z[cells] - mean - np.einsum("nk,nk->n", f, s)
         found.error[cells] = told / (1 - np.clip(p * line, 0.0, 0.5))
-        found.variance[cells] = state.variance(noise, cells) + np.einsum("ni,nij,nj->n", s, v, s) + line
+        latent = np.einsum("ni,nij,nj->n", s, v, s) + both
+        found.variance[cells] = state.variance(noise, cells) + latent + line
         found.quality[cells] = f @ direction
     return found
 

@@ -375,3 +375,9 @@ def test_others_without_a_finetune_say_nothing() -> None:
     world = world_of(targets_of(3, 6), 3, checkpoints=20)
     blank = world.evidence(np.zeros(world.run.shape, dtype=bool))
     assert to_bytes(fit(world.evidence(), [blank, blank])) == to_bytes(fit(world.evidence()))
+
+
+def test_families_of_other_targets_are_refused() -> None:
+    own, other = (world_of(targets_of(3, size), 3, checkpoints=20).evidence() for size in (6, 7))
+    with pytest.raises(ValueError, match="different targets"):
+        fit(own, [other])
