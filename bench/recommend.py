@@ -3,9 +3,10 @@
     python -m bench.recommend [--checkpoints 1000000] [--requests 4000] [--rounds 5] [--json]
 
 Both routes validate the same question and answer with as many bytes; rounds alternate, and a ratio is the
-median over rounds of throughput here / throughput there (p99: there under here). The targets: repeated
-questions at least 0.9 and differing ones at least 0.7 of the constant route, p99 at most 1.5 times,
-a million checkpoints at most 1.2 times slower than 2,000.
+median over rounds of throughput here / throughput there (p99: there under here; CPU: seconds of the server
+process there / here, which other work on the machine moves less). The targets: repeated questions at least
+0.9 and differing ones at least 0.7 of the constant route, p99 at most 1.5 times, a million checkpoints at
+most 1.2 times slower than 2,000.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import httpx
 import numpy as np
@@ -80,22 +81,44 @@ def answer_size(url: str) -> int:
         return len(httpx.post(f"http://127.0.0.1:{port}/recommend", json=body).content)
 
 
-def compare(port: int, bodies: list[list[bytes]], rounds: int) -> tuple[list[Load], list[Load]]:
+class Timed(NamedTuple):
+    """A load, and what it took the server."""
+
+    load: Load
+    cpu: float  # seconds
+
+
+def cpu_of(port: int) -> float:
+    """CPU seconds of the server so far."""
+    return float(httpx.get(f"http://127.0.0.1:{port}/cpu", trust_env=False).json())
+
+
+def timed(port: int, requests: list[bytes]) -> Timed:
+    """Send them all."""
+    before = cpu_of(port)
+    load = run(port, requests)
+    return Timed(load, cpu_of(port) - before)
+
+
+def compare(port: int, bodies: list[list[bytes]], rounds: int) -> tuple[list[Timed], list[Timed]]:
     """(advice, constant), one pair a round, in alternating order."""
-    advice, constant = [], []
+    advice: list[Timed] = []
+    constant: list[Timed] = []
     for k in range(rounds):
         here = [post("/recommend", body) for body in bodies[k]]
         there = [post("/constant", body) for body in bodies[k]]
         for first in (k % 2, 1 - k % 2):
-            (advice if first else constant).append(run(port, here if first else there))
+            (advice if first else constant).append(timed(port, here if first else there))
     return advice, constant
 
 
-def ratios(here: list[Load], there: list[Load]) -> dict[str, float]:
+def ratios(advice: list[Timed], constant: list[Timed]) -> dict[str, float]:
     """Medians over rounds."""
+    here, there = [one.load for one in advice], [one.load for one in constant]
     pairs = list(zip(here, there, strict=True))
     return {
         "throughput": float(np.median([a.per_second / b.per_second for a, b in pairs])),
+        "cpu": float(np.median([b.cpu / a.cpu for a, b in zip(advice, constant, strict=True)])),
         "p99": float(np.median([a.p99 / b.p99 for a, b in pairs])),
         "per_second": float(np.median([a.per_second for a in here])),
         "constant_per_second": float(np.median([b.per_second for b in there])),
@@ -148,6 +171,7 @@ def show(found: dict[str, dict[str, dict[str, float]]]) -> None:
         "checkpoints",
         "questions",
         "throughput",
+        "CPU",
         "p99",
         "answers/s",
         "constant/s",
@@ -162,6 +186,7 @@ def show(found: dict[str, dict[str, dict[str, float]]]) -> None:
                 f"{int(checkpoints):,}",
                 name,
                 f"{r['throughput']:.2f}",
+                f"{r['cpu']:.2f}",
                 f"{r['p99']:.2f}",
                 f"{r['per_second']:,.0f}",
                 f"{r['constant_per_second']:,.0f}",

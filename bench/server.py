@@ -1,10 +1,12 @@
-"""The service with one route more: POST /constant validates the same question and returns fixed bytes.
+"""The service with two routes more: POST /constant validates the same question and returns fixed bytes, and
+GET /cpu tells the CPU seconds of the process.
 
 Run as `python -m bench.server STORE_URL SIZE`; prints its port. One process, as `headstart serve`.
 """
 
 import socket
 import sys
+import time
 
 import uvicorn
 from fastapi import Response
@@ -25,8 +27,12 @@ def main(url: str, size: int) -> None:
     async def constant(question: Question) -> Response:  # validated, and that is the point
         return Response(body, media_type="application/json")
 
+    async def cpu() -> float:
+        return time.process_time()
+
     app = create_app(settings, Store(url))
     app.router.routes.insert(0, APIRoute("/constant", constant, methods=["POST"], response_model=None))
+    app.router.routes.insert(0, APIRoute("/cpu", cpu))
     listener = socket.create_server(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)
     config = uvicorn.Config(app, loop="uvloop", http="httptools", access_log=False, log_level="error")

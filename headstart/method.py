@@ -29,6 +29,8 @@ class Measurement:
     stderr: float | None = None
     rows_tested: int | None = None
     details: dict[str, Any] = field(default_factory=dict)  # diagnostics; they become the score's provenance
+    quarantine: str | None = None  # a reason of `headstart.evidence.quality`: kept, and no evidence
+    quarantine_note: str | None = None  # one sentence on what was seen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,19 +9,13 @@ import numpy as np
 import orjson
 
 from headstart.errors import NotFound
-from headstart.recommend import decide
 from headstart.recommend.choice import pareto
 from headstart.recommend.cost import finetune_cost
-from headstart.recommend.explain import explain
-from headstart.recommend.sentence import (
-    NO_CANDIDATE,
-    NO_EVIDENCE,
-    job_in_words,
-    rests_on_in_words,
-    sentence,
-)
+from headstart.recommend.explain import explain, sensitivity_of
+from headstart.recommend.sentence import NO_EVIDENCE
 from service.board import Filter
 from service.families import facts_of, notes_on
+from service.verdict import Proposal, Words, proposals_of, target_in_words, verdict_of
 
 if TYPE_CHECKING:
     from headstart.entities import Target
@@ -55,28 +49,38 @@ def _write(snapshot: Snapshot, question: Question) -> bytes:
     families = _families(snapshot, question.family)
     target = _target(snapshot, question)
     boards = [_board(family, question, target) for family in families]
-    best = snapshot.best(boards, _filter(boards, question))
+    wanted = _filter(boards, question)
+    best = snapshot.best(boards, wanted)
     facts = [facts_of(board, target, snapshot.families.values()) for board in boards]
     candidates = _explained(best, question.limit) if question.explain else best.written(question.limit)
-    key = _key(question, target)
-    head = best.text(key, lambda: _head(best, facts, target, question, snapshot.evidence_version))
-    return b'%s,"families":[%s],"candidates":[%s]}' % (
-        head,
-        b",".join([one.json for one in facts]),
-        candidates,
-    )
+    if target is None and _train_size(question, target) is not None:  # hardly two have as many rows
+        head = _head(best, facts, target, question, wanted, snapshot.evidence_version)
+    else:
+        key = (*_key(question, target), wanted if question.pareto else None)
+        head = best.text(key, lambda: _head(best, facts, target, question, wanted, snapshot.evidence_version))
+    families_said = [one.json for one in facts]
+    if question.explain:
+        families_said = [
+            _with_reaction(said, board) for said, board in zip(families_said, boards, strict=True)
+        ]
+    return b'%s,"families":[%s],"candidates":[%s]}' % (head, b",".join(families_said), candidates)
 
 
 def _key(question: Question, target: Target | None) -> tuple[Any, ...]:
     """What the head of an answer depends on beside the contest."""
     asked = question.target
-    described = None if asked is None else (asked.train_size, asked.task is not None)
+    described = None if asked is None else (asked.classes is None, asked.task is not None)
     known = None if target is None else (target.name, target.train_size)
     return question.worth, question.next_jobs, question.pareto, described, known
 
 
 def _head(
-    best: Best, facts: list[Facts], target: Target | None, question: Question, evidence_version: int
+    best: Best,
+    facts: list[Facts],
+    target: Target | None,
+    question: Question,
+    wanted: Filter,
+    evidence_version: int,
 ) -> bytes:
     """All of an answer but its families and candidates, without the closing brace.
 
@@ -84,22 +88,23 @@ def _head(
     """
     train_size = _train_size(question, target)
     wished = 0 if question.target is None else question.next_jobs  # a job needs a target to run on
-    jobs = best.next_jobs(wished, train_size, None if target is None else target.name)
-    words, first = _in_words(target, question), jobs[0] if jobs else None
-    job = None
-    if first is not None:
-        job = job_in_words(first["method"], first["checkpoint"], words, first["seconds"])
-    verdict = best.text(
-        (question.worth, words, job), lambda: orjson.dumps(_verdict(best, job, words, question.worth))[1:-1]
-    )
+    name = None if target is None else target.name
+    jobs, (said, there) = best.next_jobs(wished, train_size, name), target_in_words(target, question)
+    timed = train_size is not None
+    proposals: tuple[Proposal, ...] = ()
+    if jobs:
+        key = (wished, train_size, name, there)
+        proposals = best.of_jobs(key, lambda: proposals_of(jobs, there, timed=timed))
+    words = Words(said, there, question.worth, proposals)
+    verdict = best.text(words, lambda: orjson.dumps(verdict_of(best, words, wanted))[1:-1])
     has_task = question.target is not None and question.target.task is not None
     notes = best.text(
-        (words, has_task), lambda: orjson.dumps(_all_notes(best, facts, target, has_task=has_task))
+        (said, has_task), lambda: orjson.dumps(_all_notes(best, facts, target, has_task=has_task))
     )
-    return b'{%s,%s,"next_jobs":%s,"seconds_basis":"%s","pareto":%s,"evidence_version":%d,"notes":%s' % (
+    return b'{%s,%s,"next_jobs":[%s],"seconds_basis":"%s","pareto":%s,"evidence_version":%d,"notes":%s' % (
         verdict,
         best.summary,
-        orjson.dumps(jobs),
+        b",".join([job.json for job in jobs]),
         SECONDS_BASIS,
         orjson.dumps(_pareto(best, train_size) if question.pareto else None),
         evidence_version,
@@ -110,14 +115,19 @@ def _head(
 def _all_notes(best: Best, facts: list[Facts], target: Target | None, *, has_task: bool) -> list[str]:
     notes = notes_on(best.boards, target) + [note for one in facts for note in one.notes]
     if has_task:
-        notes.append("task does not change the answer: on the published evidence it is no guide.")
+        notes.append(
+            "The task does not change the answer: in the published results targets of one task were no "
+            "better guides to each other than any others."
+        )
     return notes
 
 
 def _filter(boards: list[Board], question: Question) -> Filter:
     """What the question asks for, names that nobody has left out."""
-    rows = [board.family.row_of for board in boards]
-    known = tuple([name for name in question.exclude if any(name in row_of for row_of in rows)])
+    known: tuple[str, ...] = ()
+    if question.exclude:
+        rows = [board.family.row_of for board in boards]
+        known = tuple([name for name in question.exclude if any(name in row_of for row_of in rows)])
     return Filter(question.max_parameters, question.licenses, known)
 
 
@@ -158,6 +168,18 @@ def _train_size(question: Question, target: Target | None) -> int | None:
     return None if question.target is None else question.target.train_size
 
 
+def _with_reaction(said: bytes, board: Board) -> bytes:
+    """A family's part of the answer, with how its target reacts once seed noise is told apart."""
+    found = sensitivity_of(board.view, board.family.population)
+    text = {
+        "sensitivity": round(found.points, 3),
+        "apparent_spread": round(found.apparent, 3),
+        "quality_share": round(found.quality_share, 4),
+        "noise_share": round(found.noise_share, 4),
+    }
+    return b'%s,"explanation":%s}' % (said[:-1], orjson.dumps(text))
+
+
 def _explained(best: Best, limit: int) -> bytes:
     """The first candidates with their explanations, as the items of a JSON array."""
     found = best.top(limit)
@@ -195,55 +217,6 @@ def _explanations(board: Board, rows: list[int]) -> dict[int, bytes]:
         )
         for one in explain(board.family.posterior, board.view, np.array(rows))
     }
-
-
-def _verdict(best: Best, job: str | None, words: str, worth: float) -> dict[str, Any]:
-    """The verdict on the first choice, in words as well; `job`: the next one, `words`: the target."""
-    found = best.top(1)
-    if not found:
-        said = NO_CANDIDATE if best.boards else NO_EVIDENCE
-        return {"verdict": decide.Verdict.MEASURE_FIRST, "sentence": said, "worth": worth, "p_worth": None}
-    board, first = best.boards[found[0].board], found[0].entry
-    fitted = board.family.posterior
-    p_worth = board.p_exceeds(first, worth)
-    verdict = decide.judge(first.gain, first.p_beats, p_worth, worth)
-    said = sentence(
-        verdict,
-        checkpoint=board.family.names[first.row],
-        vanilla=board.family.vanilla,
-        target=words,
-        gain=first.gain,
-        low=first.low,
-        high=first.high,
-        p_beats=first.p_beats,
-        p_worth=p_worth,
-        worth=worth,
-        rests_on=rests_on_in_words(
-            finetuned=int(fitted.finetuned[first.row]) - (first.runs_here > 0),
-            runs_here=first.runs_here,
-            probed=bool(fitted.probed[first.row]),
-            probes_here=first.probes_here,
-        ),
-        next_job=job if _is_told(verdict, board, best, worth) else None,
-    )
-    return {"verdict": verdict, "sentence": said, "worth": worth, "p_worth": round(p_worth, 4)}
-
-
-def _is_told(verdict: decide.Verdict, board: Board, best: Best, worth: float) -> bool:
-    """Whether the sentence ends with the next job.
-
-    Not where a start is advised that leaves less to regret than a change is worth, nor where first of all the
-    vanilla has to be finetuned, which the sentence says by itself.
-    """
-    if verdict is decide.Verdict.START_FROM:
-        return best.regret is not None and best.regret >= worth
-    return verdict is not decide.Verdict.MEASURE_FIRST or board.view.target is not None
-
-
-def _in_words(target: Target | None, question: Question) -> str:
-    if target is not None:
-        return target.name
-    return "a target like those known" if question.target is None else "a target as described"
 
 
 def _pareto(best: Best, train_size: int | None) -> list[str]:

@@ -217,6 +217,25 @@ class Calibration(BaseModel):
     )
 
 
+class TargetExplanation(BaseModel):
+    """How the target reacts once seed noise is told apart."""
+
+    sensitivity: float = Field(description="As beside: points per standard deviation of checkpoint quality.")
+    apparent_spread: float = Field(
+        description="Standard deviation of gains measured by one run of each checkpoint, in points: how much "
+        "the target seems to react."
+    )
+    quality_share: float = Field(
+        ge=0, le=1, description="Of the variance of such gains (on the scale of the fit): by quality."
+    )
+    noise_share: float = Field(
+        ge=0,
+        le=1,
+        description="Of the same: seed noise. What neither explains belongs to single checkpoints on this "
+        "target, or is not known.",
+    )
+
+
 class FamilyAnswer(BaseModel):
     """The vanilla of one family on the target, and how the target reacts in it."""
 
@@ -247,12 +266,19 @@ class FamilyAnswer(BaseModel):
     probe_weights: dict[str, ProbeWeight] = Field(
         description="By method: what a probe on the asked target counts for; the reference is not among them."
     )
+    explanation: TargetExplanation | None = Field(None, description="With `explain`; absent without.")
 
 
 class Stopping(BaseModel):
-    """What starting now, without another measurement, is worth."""
+    """What starting now, without another measurement, is worth.
 
-    pick: str | None = Field(description="The checkpoint to take; null: the family's vanilla.")
+    Going on is expected to add the `value` of the job that is done.
+    """
+
+    pick: str | None = Field(
+        description="The checkpoint to take; null: the family's vanilla. The best expected score, however "
+        "little is gained: `worth` has no say here."
+    )
     family: str
     expected_gain: float = Field(description="Over the family's vanilla, in percentage points.")
     expected_regret: float = Field(
@@ -272,8 +298,9 @@ class NextJob(BaseModel):
     )
     value: float = Field(
         ge=0,
-        description="Points of expected regret that its result is expected to take away: what is known in "
-        "the end, not what it takes to use it.",
+        description="Points of expected regret that its result is expected to take away, and so to add to "
+        "what stopping now gives: what is known in the end, not what it takes to use it. One or two probes "
+        "on a target tell nothing: then it is that of a probe among the three listed.",
     )
     seconds: float = Field(description="What it is expected to take.")
     value_per_second: float
@@ -285,14 +312,19 @@ class Advice(BaseModel):
     verdict: Verdict
     sentence: str = Field(description="The verdict in words.")
     worth: float = Field(description="The points of gain the verdict turned on.")
-    p_worth: float | None = Field(description="P(the first choice gains more than `worth`).")
+    p_worth: float | None = Field(
+        description="P(the first choice gains more than `worth`) over its family's vanilla, or that of "
+        "another family where it is expected to score more; null: there is no candidate."
+    )
     p_vanilla_best: float | None = Field(
-        description="P(no candidate that passes the filters beats the best vanilla); null: there is none."
+        description="P(no candidate that passes the filters beats the best vanilla). The vanilla of a family "
+        "without candidates takes part; null: nothing does."
     )
     expected_regret: float | None = Field(
-        description="Points by which the best of all is expected to beat the first choice."
+        description="Points by which the best of all is expected to beat the first choice; null: there is no "
+        "candidate."
     )
-    stopping: Stopping | None = Field(description="Null where no candidate passes the filters.")
+    stopping: Stopping | None = Field(description="Null where nothing passes the filters.")
     next_jobs: list[NextJob] = Field(
         description="In order of expected gain until three candidates were finetuned on the target, then of "
         "value a second."

@@ -21,6 +21,7 @@ def show_advice(advice: dict[str, Any]) -> None:
     _show_candidates("", advice["candidates"], several=several)
     _say_regret(advice)
     _show_explanations(advice["candidates"])
+    _say_reactions(advice["families"])
     _show_next_jobs(advice["next_jobs"], advice["seconds_basis"], several=several)
     if advice["pareto"]:
         say(f"No other beats these in score, size and cost at once: {', '.join(advice['pareto'])}.")
@@ -54,17 +55,18 @@ def _candidate(rank: int, candidate: dict[str, Any], *, several: bool) -> list[A
         _signed(candidate["expected_gain"]),
         f"{_signed(low)} … {_signed(high)}",
         _chance(candidate["p_beats_vanilla"]),
-        _chance(candidate["p_best"]),
+        _chance(candidate["p_best"], 1),
         None if score is None else f"{score:.3f}",
         _evidence(candidate["evidence"]),
     ]
 
 
-def _chance(p: float) -> str:
-    """A probability in percent, never rounded to certainty."""
-    if p > 0.99:
-        return "> 99 %"
-    return "< 1 %" if p < 0.01 else f"{100 * p:.0f} %"
+def _chance(p: float, digits: int = 0) -> str:
+    """A probability in percent, never rounded to certainty; of many that share one, to a digit more."""
+    least = 10.0**-digits
+    if 100 * p > 100 - least:
+        return f"> {100 - least:.{digits}f} %"
+    return f"< {least:.{digits}f} %" if 100 * p < least else f"{100 * p:.{digits}f} %"
 
 
 def _evidence(evidence: dict[str, Any]) -> str:
@@ -86,9 +88,14 @@ def _say_regret(advice: dict[str, Any]) -> None:
         f"With the first choice, expect to miss the best of all by {advice['expected_regret']:.2f} points; a "
         f"vanilla is the best with probability {_chance(advice['p_vanilla_best'])}."
     )
-    stopping = advice["stopping"]
+    stopping, jobs = advice["stopping"], advice["next_jobs"]
     if stopping["pick"] is None:
         said += f" If nothing more is measured, take the vanilla of {stopping['family']}."
+    elif jobs:
+        said += (
+            f" Stopping now gives {_signed(stopping['expected_gain'])} points by {stopping['pick']}; what is "
+            "measured next is expected to add the regret it saves."
+        )
     say(said)
 
 
@@ -134,6 +141,19 @@ def _show_explanations(candidates: Sequence[dict[str, Any]]) -> None:
         rows.append([one["checkpoint"]["name"], *map(_points, parts), _points(one["expected_gain"]), moved])
     columns = ["checkpoint", *SOURCES, "= gain", "moved most by its finetunes on"]
     show("Where the gains come from, in points", columns, rows, (*SOURCES, "= gain"))
+
+
+def _say_reactions(families: Sequence[dict[str, Any]]) -> None:
+    """How each family's target reacts, and how much of it is noise."""
+    for one in families:
+        found = one.get("explanation")
+        if found is not None:
+            quality, noise = (f"{100 * found[key]:.0f} %" for key in ("quality_share", "noise_share"))
+            say(
+                f"In {one['family']} a standard deviation of quality is worth {found['sensitivity']:.2f} "
+                f"points here. Gains measured once spread by {found['apparent_spread']:.2f}: of that "
+                f"variance {quality} is quality and {noise} seed noise."
+            )
 
 
 def _points(points: float) -> str:

@@ -47,7 +47,7 @@ def sheets(report: Report) -> list[Sheet]:
     made = [_sizes(report)]
     honesty = []
     if report.reliability:
-        honesty = [_coverage(report.reliability), _beats(report.reliability[-1])]
+        honesty = [_coverage(report.reliability), _beats(report.reliability[-1]), _places(report.reliability)]
     series: dict[tuple[str, str], list[Comparison]] = defaultdict(list)
     for one in report.comparisons:
         series[one.protocol, one.name if one.step is not None else f"{one.name} {one.measure}"].append(one)
@@ -137,6 +137,29 @@ def _coverage(found: tuple[Reliability, ...]) -> Sheet:
     )
     columns = ("family", "cells", "in the 80 % interval", "in the 95 % interval", "80 %, points wide", "ties")
     return Sheet("P5. A held-out cell: do the intervals hold it?", columns, rows)
+
+
+def _places(found: tuple[Reliability, ...]) -> Sheet:
+    """A place a row: coverage in each family and in all, and measured minus expected gain in all."""
+    last = found[-1].places
+    rows = tuple(
+        (
+            one.name,
+            str(one.cells),
+            *(f"{family.places[k].covers_80:.3f}" for family in found),
+            f"{one.expected:+.2f}",
+            f"{one.measured - one.expected:+.2f} ± {1.96 * one.error_stderr:.2f}",
+        )
+        for k, one in enumerate(last)
+    )
+    columns = (
+        "by expected gain on the target",
+        "cells",
+        *(f"in the 80 %, {one.family or 'all'}" for one in found),
+        "expected, points",
+        "measured minus it",
+    )
+    return Sheet("P5. Does the forecast hold at the top of the list as well?", columns, rows)
 
 
 def _beats(found: Reliability) -> Sheet:

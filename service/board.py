@@ -1,14 +1,12 @@
-"""A board: the ranking of one family for one view, each candidate written to JSON once."""
+"""A board: the ranking of one family for one view, and who of it takes part under a filter."""
 
 from __future__ import annotations
 
-import time
 import weakref
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import orjson
 
 from headstart.recommend import decide
 from headstart.recommend.choice import leaders
@@ -16,37 +14,25 @@ from headstart.recommend.contest import DRAWN, Gains, Side, outlook
 from headstart.recommend.explain import points_of_quality
 from headstart.recommend.plan import Probe
 from headstart.recommend.views import Stack, stack
+from service.candidates import Candidates
+from service.passing import Passing, positions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from service.candidates import Entry
+    from service.outcome import Outcome
     from service.snapshot import FamilySnapshot
 
 HEAD = 512  # checkpoints of the static order that are ranked for the view; deeper ones keep its order
-FIRST = DRAWN  # candidates written, and compared with each other, when the board is made
-FEWEST = 12  # compared checkpoints that pass a filter, below which others that pass are looked for deeper
-DEEPER = 32  # and how many then are compared: no other answer waits for its draws
-STEP = 64  # ranked rows looked at in one go while filtering
+FIRST = DRAWN  # candidates compared with each other
+FEWEST = 12  # of the FIRST that pass a filter, below which others that pass are looked for deeper
+DEEPER = 32  # and how many are compared then: no other answer waits for their draws
+ROW_BYTES = 8
+OVERHEAD = 80_000  # bytes of a board beside its arrays and candidates, about: view, facts, what is unfiltered
+STEP = 1_024  # rows below the head looked at in one go while filtering
 NEXT_JOBS = 3  # told unless the question says otherwise
-MOST_ENTRIES = 1_000  # candidates kept written; no less than the largest limit
 PARETO = 20_000  # ranked candidates among which the smallest are looked for
-MOST_SIDES = 4  # filters whose own draws are kept
-
-
-class Entry(NamedTuple):
-    """One candidate of one view."""
-
-    json: bytes  # an object without its closing brace: P(best) depends on who takes part
-    row: int
-    gain: float
-    low: float
-    high: float
-    p_beats: float
-    p_worth: float  # P(gain > WORTH), what most questions ask for
-    score: float  # expected, in points, by which families are ordered
-    runs_here: int
-    probes_here: int
-    z: tuple[np.ndarray, np.ndarray]  # mean and spread of the gain, for any other worth
 
 
 class Standing(NamedTuple):
@@ -75,6 +61,18 @@ class Filter(NamedTuple):
 ANY = Filter()
 
 
+class Entrants(NamedTuple):
+    """Who is compared. Filters that leave the same candidates have the same entrants."""
+
+    who: int | bytes  # of the first candidates those whose bits are set, or else the bytes of these very rows
+    vanilla: bool  # whether it passes as well
+
+    @property
+    def number(self) -> int:
+        """How many candidates they are."""
+        return self.who.bit_count() if isinstance(self.who, int) else len(self.who) // ROW_BYTES
+
+
 class Board:
     """See the module. Lives in one snapshot; filled as it is asked, by one thread."""
 
@@ -86,7 +84,7 @@ class Board:
         probe_seconds: np.ndarray | None = None,
     ) -> None:
         """Of one view; `probe_seconds`: of a probe of each checkpoint, None where none can be made."""
-        self._family = weakref.ref(family)  # which holds its boards; a ring would outlive its snapshot
+        self._family = weakref.ref(family)  # which outlives its boards; a ring would outlive its snapshot
         self.view = view
         self.standing = standing
         self.sensitivity = points_of_quality(view, family.population)
@@ -94,16 +92,22 @@ class Board:
         self._probe_seconds = probe_seconds
         self._head = decide.head(family.posterior, view, family.order, HEAD)
         self._ranking: np.ndarray | None = None
-        self._entries: dict[int, Entry] = {}
-        self._found = decide.predict(family.posterior, view, self._head[:FIRST])
-        rows = self._head[:FIRST].tolist()
-        self._first = list(self._write(rows, self._found))
-        self._entries.update(zip(rows, self._first, strict=True))
-        self._sides: dict[Filter, Side] = {}
-        sizes, codes = family.parameters_or_nan, family.license_codes
-        self._first_traits = sizes[self._head[:FIRST]], codes[self._head[:FIRST]]
-        self._first_passing: tuple[Filter, np.ndarray] = (ANY, np.arange(len(rows)))  # the last asked for
+        rows = self._head[:FIRST]
+        self._first = rows.tolist()
+        found = decide.predict(family.posterior, view, rows)
+        self._candidates = Candidates(view, standing.mean, self._first, found)
+        self.best_gain = max([0.0, *found.gain[:1].tolist()])  # of the best choice, the vanilla's 0 included
+        self._everyone = self._compared(rows, found)
+        self._everybody = (1 << len(self._first)) - 1
+        self._all = Entrants(self._everybody, family.posterior.vanilla >= 0)
         self.facts: dict[str | None, Facts] = {}  # by target name
+        self.whole: Outcome | None = None  # of its candidates alone without a filter, once it was asked for
+
+    def _compared(self, rows: np.ndarray, found: decide.Prediction) -> Side:
+        """The family's part in a contest without a filter."""
+        known = Gains(found.gain, found.runs_here, found.mean, found.spread, found.shared, found.factors)
+        side = self._side(rows, known)
+        return side._replace(leaders=leaders(side.outlook.draws)) if len(rows) else side
 
     @property
     def family(self) -> FamilySnapshot:
@@ -114,17 +118,20 @@ class Board:
         return family
 
     @cached_property
-    def places(self) -> dict[int, int]:
-        """Row -> position among those compared without a filter."""
-        return {row: at for at, row in enumerate(self.everyone.outlook.rows.tolist())}
+    def _passing(self) -> Passing:
+        """Of the first candidates, and of the vanilla behind them."""
+        family, vanilla = self.family, self.family.posterior.vanilla
+        rows = [*self._first, vanilla] if vanilla >= 0 else self._first
+        places = {family.names[row]: at for at, row in enumerate(rows)}
+        return Passing(family.parameters_or_nan[rows], [family.licenses[row] for row in rows], places)
 
-    @cached_property
-    def everyone(self) -> Side:
-        """The family's part in a contest without a filter."""
-        found = self._found
-        known = Gains(found.gain, found.runs_here, found.mean, found.spread, found.shared, found.factors)
-        side = self._side(self._head[:FIRST], known)
-        return side._replace(leaders=leaders(side.outlook.draws)) if len(side.at) else side
+    @property
+    def bytes(self) -> int:
+        """Of memory, about."""
+        known, first = self._everyone.outlook, self._everyone.leaders
+        arrays = [known.draws, known.lessons.shift, *(() if first is None else (first.gain, first.start))]
+        weight = OVERHEAD + self._candidates.bytes + sum(int(array.nbytes) for array in arrays)
+        return weight if first is None else weight + len(first.rows)
 
     def p_exceeds(self, entry: Entry, worth: float) -> float:
         """P(a candidate's true gain > worth points)."""
@@ -143,14 +150,8 @@ class Board:
         """Checkpoints finetuned on this very target."""
         return 0 if self.view.target is None else int(self.family.posterior.measured[self.view.target])
 
-    @property
-    def best_gain(self) -> float:
-        """Expected of the best choice, the vanilla's 0 included, in points."""
-        return max(self._first[0].gain, 0.0) if self._first else 0.0
-
     def _side(self, rows: np.ndarray, known: Gains | None = None) -> Side:
-        fitted, view = self.family.posterior, self.view
-        made = outlook(fitted, view, rows, self._probes(rows), known)
+        made = outlook(self.family.posterior, self.view, rows, self._probes(rows), known)
         return Side(made, np.arange(len(rows)), *self.standing)
 
     def _probes(self, rows: np.ndarray) -> list[Probe]:
@@ -162,21 +163,26 @@ class Board:
         weights = zip(fitted.probe_methods, fitted.probe_weight.tolist(), strict=True)
         return [Probe(method, weight, done, seconds) for method, weight in weights]
 
-    def side(self, wanted: Filter) -> Side:
-        """The family's part in a contest among those that pass the filter."""
-        if self.passes_all(wanted):
-            return self.everyone
-        at = self._among_first(wanted)
-        if len(at) >= FEWEST or len(self._first) == len(self.family.order):
-            return self.everyone._replace(at=at)
-        side = self._sides.get(wanted)
-        if side is None:
-            rows = self.passing(wanted, DEEPER)
-            side = self.everyone._replace(at=at) if len(rows) == len(at) else self._side(rows)
-            if len(self._sides) >= MOST_SIDES:
-                self._sides.clear()
-            self._sides[wanted] = side
-        return side
+    def entrants(self, wanted: Filter) -> Entrants:
+        """Who of those that pass the filter is compared: of the first all, or else some that are deeper."""
+        if wanted == ANY:
+            return self._all
+        passing = self._passing.bits(*wanted)
+        vanilla, first = passing >> len(self._first) > 0, passing & self._everybody
+        if first.bit_count() >= FEWEST or len(self._first) == len(self.family.order):
+            return Entrants(first, vanilla)
+        rows = self.passing(wanted, DEEPER)
+        return Entrants(first if len(rows) == first.bit_count() else rows.tobytes(), vanilla)
+
+    def side(self, entrants: Entrants) -> Side:
+        """The family's part in a contest of these."""
+        who, vanilla = entrants
+        if not isinstance(who, int):
+            return self._side(np.frombuffer(who, dtype=np.int64))._replace(vanilla=vanilla)
+        everyone = self._everyone
+        if who == self._everybody:
+            return everyone._replace(vanilla=vanilla)
+        return everyone._replace(at=positions(who), vanilla=vanilla)
 
     def ranking(self) -> np.ndarray:
         """Every candidate of the family, best first."""
@@ -192,15 +198,17 @@ class Board:
 
     def top(self, limit: int, wanted: Filter) -> list[Entry]:
         """The first `limit` candidates that pass the filter, best first."""
-        if not self.passes_all(wanted):
-            at = self._among_first(wanted)
-            if len(at) >= limit:
-                return [self._first[k] for k in at[:limit].tolist()]
-            return self.entries(self.passing(wanted, limit).tolist())
-        if limit <= len(self._first):
-            return self._first[:limit]
-        ranked = self._head if limit <= len(self._head) else self.ranking()
-        return self.entries(ranked[:limit].tolist())
+        if self.passes_all(wanted):
+            ranked = self._head if limit <= len(self._head) else self.ranking()
+            return self.entries(ranked[:limit].tolist())
+        at = positions(self._passing.bits(*wanted) & self._everybody)
+        if len(at) >= limit:
+            return self.entries([self._first[k] for k in at[:limit].tolist()])
+        return self.entries(self.passing(wanted, limit).tolist())
+
+    def entries(self, rows: list[int]) -> list[Entry]:
+        """The candidates at `rows`, in that order."""
+        return self._candidates.entries(self.family, rows)
 
     def passes_all(self, wanted: Filter) -> bool:
         """Whether the filter leaves nobody of this family out."""
@@ -212,11 +220,8 @@ class Board:
         )
 
     def passing(self, wanted: Filter, most: int) -> np.ndarray:
-        """The first rows that pass the filter, best first, `most` at most.
-
-        The ranking is looked through in steps that double in size.
-        """
-        found: list[np.ndarray] = [self._head[:0]]
+        """The first rows that pass the filter, best first, `most` at most."""
+        found: list[np.ndarray] = []
         for rows in self._steps():
             found.append(rows[self._allowed(rows, wanted)])
             if sum(map(len, found)) >= most:
@@ -235,100 +240,22 @@ class Board:
         smaller[:1] = True
         return self.entries(rows[smaller].tolist())
 
-    def _among_first(self, wanted: Filter) -> np.ndarray:
-        """Positions of those written when the board was made that pass the filter."""
-        asked, at = self._first_passing
-        if asked != wanted:
-            passes = self._passes(*self._first_traits, wanted)
-            for name in wanted.exclude:
-                place = self.places.get(self.family.row_of.get(name, -1))
-                if place is not None:
-                    passes[place] = False
-            at = np.flatnonzero(passes)
-            self._first_passing = wanted, at
-        return at
-
     def _allowed(self, rows: np.ndarray, wanted: Filter) -> np.ndarray:
-        """Which rows pass the filter."""
-        family = self.family
-        passes = self._passes(family.parameters_or_nan[rows], family.license_codes[rows], wanted)
-        for name in wanted.exclude:
-            row = family.row_of.get(name)
-            if row is not None:
-                passes &= rows != row
-        return passes
-
-    def _passes(self, sizes: np.ndarray, codes: np.ndarray, wanted: Filter) -> np.ndarray:
-        """Whether parameters and licences do; of those that nobody knows, only where any will do."""
-        passes = np.ones(len(sizes), dtype=bool)
+        """Which rows pass the filter; of those that nobody knows, only where any will do."""
+        family, passes = self.family, np.ones(len(rows), dtype=bool)
         if wanted.max_parameters is not None:
-            passes = sizes <= wanted.max_parameters  # NaN compares false
-        allowed = self.family.allowed_licenses(wanted.licenses)
-        return passes if allowed is None else passes & allowed[codes]
+            passes = family.parameters_or_nan[rows] <= wanted.max_parameters  # NaN compares false
+        allowed = family.allowed_licenses(wanted.licenses)
+        if allowed is not None:
+            passes &= allowed[family.license_codes[rows]]
+        excluded = [family.row_of[name] for name in wanted.exclude if name in family.row_of]
+        return passes & ~np.isin(rows, excluded) if excluded else passes
 
     def _steps(self) -> Iterator[np.ndarray]:
-        """The ranking, piece by piece; below the head it is the static order without the head."""
-        start, step = 0, STEP
-        while start < len(self._head):
-            yield self._head[start : start + step]
-            start, step = start + step, 2 * step
-        order, start = self.family.order, 0
+        """The ranking, piece by piece: the head, and the static order without it in steps that double."""
+        yield self._head
+        order, start, step = self.family.order, 0, STEP
         while start < len(order):
             rows = order[start : start + step]
             yield rows[~np.isin(rows, self._head)]
             start, step = start + step, 2 * step
-
-    def entries(self, rows: list[int]) -> list[Entry]:
-        """The candidates at `rows`, in that order."""
-        missing = [row for row in rows if row not in self._entries]
-        if missing:
-            if len(self._entries) + len(missing) > MOST_ENTRIES:
-                self._entries.clear()
-                missing = rows
-            found = decide.predict(self.family.posterior, self.view, np.array(missing))
-            self._entries.update(zip(missing, self._write(missing, found), strict=True))
-        return [self._entries[row] for row in rows]
-
-    def _write(self, rows: list[int], found: decide.Prediction) -> Iterator[Entry]:
-        family, fitted = self.family, self.family.posterior
-        known, today = self.view.level == self.view.level, time.time()
-        for k, row in enumerate(rows):
-            gain, low, high, p = (float(a[k]) for a in (found.gain, found.low, found.high, found.p_beats))
-            score = self.standing.mean + gain
-            runs_here, probes_here = int(found.runs_here[k]), int(found.probes_here[k])
-            newest = fitted.newest[row]
-            text = orjson.dumps(
-                {
-                    "checkpoint": {
-                        "id": int(fitted.checkpoint_ids[row]),
-                        "name": family.names[row],
-                        "family": family.name,
-                        "parameters": family.parameters[row],
-                        "license": family.licenses[row],
-                    },
-                    "expected_gain": round(gain, 3),
-                    "gain_interval": [round(low, 3), round(high, 3)],
-                    "p_beats_vanilla": round(p, 4),
-                    "expected_score": round(min(max(score / 100, 0.0), 1.0), 5) if known else None,
-                    "evidence": {
-                        "targets_finetuned": int(fitted.finetuned[row]),
-                        "probed": bool(fitted.probed[row]),
-                        "measured_here": runs_here,
-                        "probes_here": probes_here,
-                        "age_days": None if np.isnan(newest) else max(int((today - newest) // 86_400), 0),
-                    },
-                }
-            )
-            yield Entry(
-                json=text[:-1],
-                row=row,
-                gain=gain,
-                low=low,
-                high=high,
-                p_beats=p,
-                p_worth=float(found.p_worth[k]),
-                score=score,
-                runs_here=runs_here,
-                probes_here=probes_here,
-                z=(found.mean[k], found.spread[k]),
-            )

@@ -25,7 +25,10 @@ from headstart.recommend.explain import points_of_quality, population
 from headstart.recommend.levels import levels_of
 from service.best import Best
 from service.board import ANY, NEXT_JOBS, Board, Filter, Standing
+from service.candidates import DAY
 from service.families import facts_of
+from service.kept import Shelf
+from service.outcome import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,9 +38,6 @@ if TYPE_CHECKING:
     from headstart.recommend.posterior import Posterior
     from headstart.store import Store
 
-DAY = 86_400.0
-MOST_FILTERED = 512  # contests under a filter that are kept, some 20 kB each
-MOST_BOARDS = 256  # described views kept per family, beside its known targets
 USUAL_TRAIN_SIZES = (None, *(4**k for k in range(4, 11)))  # 256 to 1,048,576 rows
 USUAL_CLASSES = (None, 2, 4, 8, 16, 32)
 _log = structlog.get_logger("headstart.service")
@@ -64,9 +64,12 @@ class FamilySnapshot:
         catalogue: Catalogue,
         targets: dict[int, Target],
         levels: Levels,
+        shelf: Shelf,
+        day: int,
     ) -> None:
-        """`levels` are those of all families."""
+        """`levels`: of all families; `shelf`: where all keep their boards; `day`: that ages are told of."""
         self.name = name
+        self.day = day
         self.posterior = fitted
         self.population = population(fitted)
         # the catalogue may already hold checkpoints that the posterior does not know
@@ -95,8 +98,7 @@ class FamilySnapshot:
         self._linked = linked(levels.measured[:, :-1])[self._at]
         self._levelled = {int(one) for one in levels.target_ids[levels.measured[:, :-1].any(axis=0)]}
         self._all_described = _Described.of([targets[int(one)] for one in levels.target_ids])
-        self._boards: dict[_View, Board] = {}
-        self._bests: dict[Board, Best] = {}  # without a filter
+        self._shelf = shelf
         self._reactions: np.ndarray | None = None
 
     @property
@@ -124,20 +126,7 @@ class FamilySnapshot:
         rows to powers of 4 and classes to powers of 2: the kernels are wider than that, and boards are kept.
         """
         key = self._key(target, train_size, classes)
-        board = self._boards.get(key)
-        if board is None:
-            if len(self._boards) >= MOST_BOARDS + len(self._levelled) + len(self._probed_at):
-                self._boards.clear()
-                self._bests.clear()
-            board = self._boards[key] = self._make(key)
-        return board
-
-    def best(self, board: Board) -> Best:
-        """The contest of one of its boards without a filter."""
-        found = self._bests.get(board)
-        if found is None:
-            found = self._bests[board] = Best([board])
-        return found
+        return self._shelf.board((self.name, key), lambda: self._make(key))
 
     def _key(self, target: Target | None, train_size: int | None, classes: int | None) -> _View:
         if target is None:
@@ -207,9 +196,6 @@ class _Described(NamedTuple):
         return decide.likeness(self.train_sizes, self.classes, train_size, classes)
 
 
-_Bests = OrderedDict[tuple[tuple[Board, ...], Filter], Best]
-
-
 @dataclass(slots=True, eq=False)
 class Snapshot:
     """Everything an answer needs. Replaced, never changed, but for the caches that fill up."""
@@ -220,31 +206,30 @@ class Snapshot:
     targets_by_name: dict[str, Target]
     target_details: tuple[int, ...]  # see Store.target_details
     posterior_ids: dict[str, int]
+    shelf: Shelf  # of the families
+    day: int  # since the epoch, that its families tell ages of
     loaded_at: float = field(default_factory=time.time)  # seconds since the epoch
     tag: str = field(init=False)  # of all that an answer depends on, the question apart
     # question -> answer and its ETag, oldest first
     answers: OrderedDict[bytes, tuple[bytes, str]] = field(default_factory=OrderedDict)
-    _across: _Bests = field(default_factory=OrderedDict)  # without a filter
-    _filtered: _Bests = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
         """Tell snapshots apart that may answer differently: software, posteriors, targets, day (ages)."""
         posteriors = sorted(self.posterior_ids.items())
-        known = repr((__version__, posteriors, self.target_details, int(self.loaded_at // DAY)))
+        known = repr((__version__, posteriors, self.target_details, self.day))
         self.tag = f"{self.evidence_version}-{blake2b(known.encode(), digest_size=4).hexdigest()}"
 
     def best(self, boards: list[Board], wanted: Filter = ANY) -> Best:
-        """The contest of these boards among those that pass; kept."""
+        """The candidates of these boards that pass, and what came of comparing them."""
         if wanted == ANY and len(boards) == 1:
-            return boards[0].family.best(boards[0])
-        kept, most = (self._across, MOST_BOARDS) if wanted == ANY else (self._filtered, MOST_FILTERED)
-        key = (tuple(boards), wanted)
-        found = kept.get(key)
-        if found is None:
-            if len(kept) >= most:
-                kept.popitem(last=False)  # the oldest
-            found = kept[key] = Best(boards, wanted)
-        return found
+            (board,) = boards
+            if board.whole is None:
+                board.whole = Outcome(boards, [board.entrants(ANY)])
+            return Best(boards, board.whole, wanted, self.shelf)
+        over, entrants = tuple(boards), tuple([board.entrants(wanted) for board in boards])
+        kept = self.shelf.across if wanted == ANY else self.shelf.filtered
+        found = kept.get((over, entrants), lambda: Outcome(over, entrants))
+        return Best(over, found, wanted, self.shelf)
 
     def boards(
         self, target: Target | None, train_size: int | None = None, classes: int | None = None
@@ -268,10 +253,12 @@ class Snapshot:
                 facts_of(board, target, self.families.values())
                 self.best([board]).next_jobs(NEXT_JOBS, target.train_size if target else train_size, name)
             self.best(boards).next_jobs(NEXT_JOBS, target.train_size if target else train_size, name)
+            if not self.shelf.has_room(sum(board.bytes for board in boards)):
+                break
 
     def is_outdated(self, posterior_ids: dict[str, int]) -> bool:
         """Whether its families are: by other posteriors or by a day that passed, which ages are told in."""
-        return self.posterior_ids != posterior_ids or int(self.loaded_at // DAY) != int(time.time() // DAY)
+        return self.posterior_ids != posterior_ids or self.day != _today()
 
 
 class Snapshots:
@@ -310,12 +297,13 @@ class Snapshots:
             return False
         targets = {t.id: t for t in self._store.all_targets()}
         if current is not None and current.targets.items() <= targets.items():
-            families = current.families
+            families, shelf, day = current.families, current.shelf, current.day
         else:
+            shelf, day = Shelf(), _today()
             fitted = {name: self._fitted(one) for name, one in sorted(ids.items())}
             levels = levels_of(fitted)
             families = {
-                name: FamilySnapshot(name, one, self._store.catalogue(name), targets, levels)
+                name: FamilySnapshot(name, one, self._store.catalogue(name), targets, levels, shelf, day)
                 for name, one in fitted.items()
             }
         self.current = Snapshot(
@@ -325,6 +313,8 @@ class Snapshots:
             targets_by_name={t.name: t for t in targets.values()},
             target_details=details,
             posterior_ids=ids,
+            shelf=shelf,
+            day=day,
         )
         gc.freeze()  # a catalogue of a million names is for the collector to pass over, not to visit
         return True
@@ -365,6 +355,11 @@ def _codes(licenses: list[str | None]) -> tuple[np.ndarray, dict[str, int]]:
 def _rows_to_probe(target: Target) -> int | None:
     """Rows that a probe on the target reads; None where the store holds none."""
     return None if target.fingerprint is None else (target.train_size or 0) + (target.rows_tested or 0)
+
+
+def _today() -> int:
+    """The day, counted from the epoch: ages are told in days, so that an answer is the same all day."""
+    return int(time.time() // DAY)
 
 
 def _power_of(base: int, number: int | None) -> int | None:

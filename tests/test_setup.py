@@ -44,7 +44,7 @@ print(sorted({{"torch", "transformers", "celery"}} & set(sys.modules)))
 
 
 def test_what_takes_long_to_import_is_off_the_start_of_the_service() -> None:
-    listed = "sorted({'scipy', 'pyarrow', 'pandas', 'httpx'} & set(sys.modules))"
+    listed = "sorted({'scipy', 'pyarrow', 'pandas', 'httpx', 'matplotlib'} & set(sys.modules))"
     heavy = f"import sys, service.app; print({listed})"
     assert shell(sys.executable, "-W", "ignore", "-c", heavy).strip() == "[]"
 

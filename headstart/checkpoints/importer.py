@@ -117,18 +117,7 @@ def batch_of(found: Found, params: Mapping[str, Any], store: Store) -> ImportBat
     name, revision, lineage = _identity(
         name, found.pin, lineage, store, insists=bool(params.get("is_vanilla"))
     )
-    drafted = CheckpointDraft(
-        family=lineage.family,
-        name=name,
-        revision=revision,
-        is_vanilla=lineage.is_vanilla,
-        parameters=parameters_of(found.config, found.headers),
-        license=license_of(found.card),
-        details=details_of(found.config, found.card, found.headers)
-        | found.details
-        | {"revision": found.pin}
-        | ({} if base is None else {"base_model": base.name, "base_model_told_by": base.told_by}),
-    )
+    drafted = _drafted(found, base, lineage, name, revision)
     drafts = [drafted]
     if lineage.vanilla is not None:
         drafts.append(CheckpointDraft(family=lineage.family, name=lineage.vanilla, is_vanilla=True))
@@ -138,6 +127,20 @@ def batch_of(found: Found, params: Mapping[str, Any], store: Store) -> ImportBat
         scores=(),
         report=ImportReport(notes=_notes(lineage, base)),
         registers=drafted,
+    )
+
+
+def _drafted(found: Found, base: Base | None, lineage: Lineage, name: str, revision: str) -> CheckpointDraft:
+    told = {} if base is None else {"base_model": base.name, "base_model_told_by": base.told_by}
+    details = details_of(found.config, found.card, found.headers)
+    return CheckpointDraft(
+        family=lineage.family,
+        name=name,
+        revision=revision,
+        is_vanilla=lineage.is_vanilla,
+        parameters=parameters_of(found.config, found.headers),
+        license=license_of(found.card),
+        details=details | found.details | {"revision": found.pin} | told,
     )
 
 

@@ -38,6 +38,7 @@ REASONS: dict[str, str] = {
 """Every reason a score can be quarantined for, with its meaning."""
 
 LARGEST_TEST = 100_000  # largest test split whose size is inferred
+LARGEST_VALUE = 1e30  # of any method: beyond it, what is made of a value is no number
 SAME_VECTOR = 10  # fewest equal scores that make two checkpoints copies
 COLLAPSE_POINTS = 5.0  # least fall, in points, that counts as a collapse
 COLLAPSE_MADS = 4.0  # and in robust standard deviations of the runs
@@ -154,7 +155,8 @@ def _gate_values(scores: list[ScoreDraft]) -> None:
         if score.quarantine is not None:
             continue
         low, high = METHODS[score.method].range
-        if not low <= score.value <= high:
+        if not low <= score.value <= high or abs(score.value) > LARGEST_VALUE:
+            low, high = max(low, -LARGEST_VALUE), min(high, LARGEST_VALUE)
             hint = " It looks like a percentage." if high < score.value <= 100 else ""
             _suspect(scores, i, "out_of_range", f"{score.value:g} is outside {low:g}..{high:g}.{hint}")
         elif score.method == "linear_probe" and score.value == 0.0:

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from jaxtyping import Float
 
 Basis = Literal["measured", "assumed"]
@@ -45,21 +43,6 @@ class Cost(NamedTuple):
 
 
 ASSUMED = Rate()
-
-
-def fit_rate(
-    flops: Float[np.ndarray, "j"] | Sequence[float], seconds: Float[np.ndarray, "j"] | Sequence[float]
-) -> Rate:
-    """The rate of finished jobs: their median operations a second, START left out; assumed if there are none.
-
-    Half of the jobs may be odd (cached features, a busy device) without moving it far.
-    """
-    done, took = np.asarray(flops, dtype=np.float64), np.asarray(seconds, dtype=np.float64)
-    sound = np.isfinite(done) & np.isfinite(took) & (done > 0) & (took > 0)
-    if not sound.any():
-        return ASSUMED
-    busy = np.maximum(took[sound] - START, 0.1 * took[sound])  # a quick start is no infinite rate
-    return Rate(float(np.median(done[sound] / busy)), "measured")
 
 
 def finetune_flops(

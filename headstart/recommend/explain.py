@@ -55,13 +55,13 @@ class Explanation:
     moved_by: tuple[Moved, ...]  # at most MOST_MOVED, strongest first, of those that add up to `finetunes`
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TargetSensitivity:
-    """How the viewed target reacts to a good start, noise taken out."""
+class TargetSensitivity(NamedTuple):
+    """How the viewed target reacts to a good start, and how it would seem to by one run a checkpoint."""
 
-    points: float  # per standard deviation of checkpoint quality
-    best_gain: float  # expected of the best choice, >= 0: the vanilla is one
-    noise_share: float  # of the variance in z of gains measured by one run: what is seed noise, 0..1
+    points: float  # per standard deviation of checkpoint quality; no noise is in it
+    apparent: float  # points: standard deviation of gains measured by one run
+    quality_share: float  # of their variance in z: what quality tells, 0..1
+    noise_share: float  # and what is seed noise, 0..1; the rest belongs to the pair, or is not known
 
 
 class Population(NamedTuple):
@@ -217,25 +217,22 @@ def _strongest(
     return [tuple(found[first:end]) for first, end in pairwise(ends)]
 
 
-def sensitivity_of(
-    posterior: Posterior, view: View, rows: Int[np.ndarray, "n"] | None = None
-) -> TargetSensitivity:
-    """How the viewed target reacts, of the population of the family's measured checkpoints.
+def sensitivity_of(view: View, family: Population) -> TargetSensitivity:
+    """How the viewed target reacts, by the family's measured checkpoints.
 
-    `points` is that of `points_of_quality`. `best_gain` is looked for among `rows`, by default the measured
-    checkpoints. `noise_share` is (1 - rho) psi / (E[s' S s] + psi), S the covariance of f over the
-    population: one minus the reliability of a gain measured once. All are means over the view's components.
+    The variance of gains measured once is s'Ss + tr(S C) + psi in z, S the covariance of f over the
+    population and C that of s: by quality, by the doubt about s, and by the residual, of which (1 - rho) psi
+    is seed noise. `noise_share` is so one minus the reliability of a gain measured once. All are means over
+    the view's components.
     """
-    family = population(posterior)
-    by_loadings = _quality_var(view, family)
+    by_quality = _quality_var(view, family)
     by_doubt = np.einsum("kef,ef->k", view.uncertainty[:, 1:, 1:], family.covariance)
-    rows = posterior.rows if rows is None else rows
-    rows = rows[rows != posterior.vanilla]
-    noise = (1 - view.repeatable) * view.residual / (by_loadings + by_doubt + view.residual)
+    once = by_quality + by_doubt + view.residual
     return TargetSensitivity(
         points=points_of_quality(view, family),
-        best_gain=float(decide.predict(posterior, view, rows).gain.max(initial=0.0)),
-        noise_share=float(noise @ view.weights),
+        apparent=_half_way(view, family, np.sqrt(once)),
+        quality_share=float(by_quality / once @ view.weights),
+        noise_share=float((1 - view.repeatable) * view.residual / once @ view.weights),
     )
 
 
@@ -245,7 +242,12 @@ def points_of_quality(view: View, family: Population) -> float:
     Half the way between checkpoints one standard deviation of s'f above and below the average, the mean over
     the view's components. Seed noise has no part in it.
     """
-    middle, spread = view.mean + view.loadings @ family.middle, np.sqrt(_quality_var(view, family))
+    return _half_way(view, family, np.sqrt(_quality_var(view, family)))
+
+
+def _half_way(view: View, family: Population, spread: Float[np.ndarray, "K"]) -> float:
+    """Half the points between this far above and below the average checkpoint, in z."""
+    middle = view.mean + view.loadings @ family.middle
     low, high = _points(view, np.array([middle - spread, middle + spread]), np.zeros((2, len(middle))))
     return float((high - low) / 2 @ view.weights)
 

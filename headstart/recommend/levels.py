@@ -25,6 +25,7 @@ families' means. The 80 % interval of a hidden level covers 0.83.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -109,6 +110,35 @@ class Levels:
         expected = mean @ share
         between = (mean - expected[:, None]) ** 2 @ share
         return Level(expected, np.sqrt(common**2 @ share + between), np.sqrt(own**2 @ share))
+
+
+class Lead(NamedTuple):
+    """What a candidate is expected to score above the vanilla of another family, in points."""
+
+    gain: float
+    low: float  # 80 % interval
+    high: float
+    p_beats: float  # P(it scores higher)
+    p_worth: float  # P(it scores more than `worth` higher)
+
+
+def lead(
+    score: float,
+    spread: float,
+    own: tuple[float, float, float],
+    other: tuple[float, float, float],
+    worth: float,
+) -> Lead:
+    """The lead of a candidate of this expected score over the vanilla of another family, by normals.
+
+    `spread`: standard error of its gain; `own` and `other`: of its own family's vanilla and of the other one
+    mean, common and own error as in `Level`. What families share of their errors falls out.
+    """
+    gain = score - other[0]
+    sd = max(math.hypot(spread, own[1] - other[1], own[2], other[2]), 1e-9)
+    reach = NORMAL_QUANTILE_90 * sd
+    p_beats, p_worth = (0.5 * math.erfc((limit - gain) / sd / math.sqrt(2)) for limit in (0.0, worth))
+    return Lead(gain, gain - reach, gain + reach, p_beats, p_worth)
 
 
 def levels_of(posteriors: Mapping[str, Posterior]) -> Levels:

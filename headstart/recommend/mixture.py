@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headstart.recommend.t_noise import t_cdf
+from headstart.recommend.views import NORMAL
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -26,12 +27,12 @@ CLOSE = 1e-5  # a quantile's probability is met to this
 def expected(
     view: View, mean: Float[np.ndarray, "n K"], variance: Float[np.ndarray, "n K"]
 ) -> Float[np.ndarray, "n"]:
-    """Expected gain in points, by 11-node Gauss-Hermite quadrature in z.
+    """Expected gain in points, by 11-node Gauss-Hermite quadrature in z; `variance`: the spread squared.
 
-    The tails are those of a Gaussian: under Student's t the mean of an exponential tail does not exist. Every
-    node is cut to what leaves the score within 0..100.
+    The tails are those of a normal that counts like the Student's t (`views.NORMAL`): under the latter the
+    mean of an exponential tail does not exist. Every node is cut to what leaves the score within 0..100.
     """
-    total, spread, (least, most) = np.zeros(len(mean)), np.sqrt(variance), view.bounds
+    total, spread, (least, most) = np.zeros(len(mean)), np.sqrt(NORMAL * variance), view.bounds
     for k, weight in enumerate(view.weights.tolist()):
         z = mean[:, k, None] + spread[:, k, None] * NODES
         total += weight * (np.clip(view.transforms[k].gain(z), least, most) @ NODE_WEIGHTS)

@@ -8,7 +8,7 @@ import numpy as np
 
 from headstart.recommend.calibration import is_off
 from headstart.recommend.decide import CERTAIN, Verdict
-from headstart.recommend.surprises import FEWEST
+from headstart.recommend.plan import GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -18,6 +18,8 @@ NO_EVIDENCE = (
     "own finetuning history (headstart import table FILE)."
 )
 NO_CANDIDATE = "No checkpoint is left under these filters. Relax max_parameters, licenses or exclude."
+ANY_TARGET, DESCRIBED = "a target like those known", "a target as described"
+YOURS = "your target"  # in the imperative, where it has no name
 WIDENED = 1.05  # a widening below this is not worth a note
 
 
@@ -33,13 +35,15 @@ def sentence(
     p_beats: float,
     p_worth: float,
     worth: float,
+    there: str | None = None,
     rests_on: str | None = None,
     next_job: str | None = None,
 ) -> str:
     """One to three sentences that a person acts on: what to do and how sure, what it rests on, what is next.
 
-    Gains in points, probabilities in 0..1; `low` and `high` bound the 80 % interval. `rests_on`: of the first
-    choice, from `rests_on_in_words`. `next_job`: from `job_in_words`.
+    Gains over `vanilla` in points, probabilities in 0..1; `low` and `high` bound the 80 % interval. `there`:
+    the target where something is to be done on it, `target` unless it has another name. `rests_on`: of the
+    first choice, from `rests_on_in_words`. `next_job`: from `job_in_words`.
     """
     points, interval = f"{points_in_words(gain, worth)} points", interval_in_words(low, high)
     better = chance_in_words(p_beats, CERTAIN)
@@ -63,11 +67,34 @@ def sentence(
     if rests_on is not None:
         said += f" {rests_on}"
     if next_job is not None:
-        lead = "To be surer" if verdict is Verdict.STAY_WITH_VANILLA else "Next"
+        lead = "Next" if verdict is Verdict.MEASURE_FIRST else "To be surer"
         said += f" {lead}: {next_job}."
     elif verdict is Verdict.MEASURE_FIRST:
-        said += f" Finetune both on {target}: the difference also tells how much it reacts to a good start."
+        said += (
+            f" Finetune both on {there or target}: the difference also tells how much it reacts to a good "
+        )
+        said += "start."
     return said
+
+
+def only_vanilla_in_words(
+    vanillas: Sequence[str], target: str, best: str | None = None, score: float | None = None
+) -> str:
+    """What to do where nobody knows a checkpoint beside the vanillas of the asked families.
+
+    `best`: the vanilla with the highest expected score, where there are several to tell apart.
+    """
+    remedy = (
+        "Register checkpoints that were trained from one (headstart checkpoints add), or import scores of "
+        "some (headstart import table FILE)."
+    )
+    if len(vanillas) == 1:
+        remedy = remedy.replace("from one", "from it")
+        return f"Stay with {vanillas[0]}: only the vanilla of this family is known. {remedy}"
+    known = f"only the vanillas {_and(vanillas)} are known"
+    if best is None or score is None:
+        return f"Stay with a vanilla: {known}. {remedy}"
+    return f"Stay with {best}: {known}, and on {target} it is expected to score most ({score:.3f}). {remedy}"
 
 
 def _doubts(gain: float, p_beats: float, p_worth: float, worth: float) -> str:
@@ -108,11 +135,18 @@ def rests_on_in_words(*, finetuned: int, runs_here: int, probed: bool, probes_he
     return "Nobody has finetuned or probed it: only its name and what it is made of speak for it."
 
 
-def job_in_words(method: str, checkpoint: str, target: str, seconds: float | None = None) -> str:
-    """What to measure next, in the imperative; no full stop. `seconds`: what it is expected to take."""
-    verb = f"finetune {checkpoint}" if method == "finetune" else f"probe {checkpoint} with {method}"
+def job_in_words(
+    method: str, checkpoints: Sequence[str], target: str, seconds: float | None = None, *, again: bool = False
+) -> str:
+    """What to measure next, in the imperative; no full stop.
+
+    `checkpoints`: several of which one probe tells nothing without the others'; `seconds`: what all of it is
+    expected to take, where the rows are known; `again`: whether a finetune here is there already.
+    """
+    names = _and(checkpoints)
+    verb = f"finetune {names}" if method == "finetune" else f"probe {names} with {method}"
     took = "" if seconds is None else f" ({duration_in_words(seconds)})"
-    return f"{verb} on {target}{took}"
+    return f"{verb} on {target}{' once more' if again else ''}{took}"
 
 
 def duration_in_words(seconds: float) -> str:
@@ -155,7 +189,7 @@ def _beside(x: float, limit: float | None, sign: str, digits: int) -> str:
 
 
 def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def _and(parts: Sequence[str]) -> str:
@@ -210,7 +244,7 @@ def probes_in_words(
             parts.append(f"{name} has no weight: {cells} finetunes on probed targets do not speak for it")
         elif not told:
             parts.append(
-                f"{name} says nothing here: it takes {FEWEST} checkpoints probed alike, whose scores differ"
+                f"{name} says nothing here: it takes {GROUP} checkpoints probed alike, whose scores differ"
             )
         else:
             parts.append(

@@ -45,23 +45,28 @@ class Transform(NamedTuple):
         """From points to z."""
         y, c = self.knots, self.tail
         found = np.asarray(np.interp(gain, y, self.knots_z))
-        ends = np.clip(gain, y[0], y[-1])
-        if np.array_equal(ends, gain):  # as a rule; the tails would take ten times as long
+        if not _any_beyond(gain, y):
             return found
+        ends = np.clip(gain, y[0], y[-1])
         return np.asarray(found + np.arcsinh(gain / c) - np.arcsinh(ends / c))
 
     def gain(self, z: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """From z to points."""
         y, c = self.knots, self.tail
         found = np.asarray(np.interp(z, self.knots_z, y))
-        beyond = np.clip(z - np.clip(z, self.knots_z[0], self.knots_z[-1]), -STEEPEST, STEEPEST)
-        if not beyond.any():
+        if not _any_beyond(z, self.knots_z):
             return found
+        beyond = np.clip(z - np.clip(z, self.knots_z[0], self.knots_z[-1]), -STEEPEST, STEEPEST)
         return np.asarray(np.where(beyond == 0, found, c * np.sinh(np.arcsinh(found / c) + beyond)))
 
     def slope(self, z: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """Points per unit of z around z."""
         return np.asarray(self.gain(z + 0.5) - self.gain(z - 0.5))
+
+
+def _any_beyond(values: Float[np.ndarray, "..."], knots: Float[np.ndarray, "G"]) -> bool:
+    """As a rule not one lies beyond the outermost knots, and the tails need not be worked out."""
+    return bool(((values < knots[0]) | (values > knots[-1])).any())
 
 
 class Shape(NamedTuple):

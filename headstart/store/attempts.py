@@ -96,13 +96,13 @@ def succeed(
     score_id = None
     if measurement is not None:
         measured = _columns(measurement, job_id, attempt, seconds)
-        if connection.dialect.name == "postgresql":
+        if connection.dialect.name == "postgresql" and measurement.quarantine is None:
             every = held | found | measured
             ended = connection.execute(statements.succeed_at_once(given), every).one_or_none()
             if ended is not None:
                 release_webhooks(connection, ended, now)
                 return True
-        score_id = _store_score(connection, held, measured, now)
+        score_id = _store_score(connection, held, measured, measurement, now)
         if score_id is None:
             return False
     found["new_score_id"] = score_id
@@ -230,9 +230,18 @@ def _hold_current(connection: Connection, job_id: int, attempt: int) -> Row[Any]
 
 
 def _store_score(
-    connection: Connection, held: dict[str, Any], measured: dict[str, Any], now: Moment
+    connection: Connection,
+    held: dict[str, Any],
+    measured: dict[str, Any],
+    measurement: Measurement,
+    now: Moment,
 ) -> int | None:
     """Store the score of a running job, or find it stored; None: the claim is lost."""
+    if measurement.quarantine is not None:
+        if _hold_current(connection, held["job_id"], held["held_attempt"]) is None:
+            return None
+        note = measurement.quarantine_note
+        return _store_doubted(connection, held["job_id"], measured, (measurement.quarantine, note), now)
     statement = statements.store_score(isinstance(now, datetime), connection.dialect.name)
     stored: int | None = connection.scalar(statement, held | measured)
     if stored is not None:
@@ -256,8 +265,7 @@ def _columns(measurement: Measurement, job_id: int, attempt: int, seconds: float
 
 def _beside_the_held(connection: Connection, job_id: int, measured: dict[str, Any], now: Moment) -> int:
     """The key is held: by an equal score, which is the answer, or by another, which this one contradicts."""
-    job = connection.execute(select(jobs).where(jobs.c.id == job_id)).one()
-    key = {column.name: job._mapping[column.name] for column in KEY}
+    key = _key_of(connection, job_id)
     under_key = select(scores.c.id, scores.c.value, IN_FORCE.label("in_force")).where(
         *(scores.c[name] == value for name, value in key.items())
     )
@@ -270,6 +278,27 @@ def _beside_the_held(connection: Connection, job_id: int, measured: dict[str, An
         f"Score {holder.id} is in force for the same key with {holder.value!r}; "
         f"job {job_id} measured {measured['value']!r}."
     )
-    doubted = {"params": job.params, "quarantine": CONTRADICTS, "quarantine_note": note, "created_at": now}
-    created = insert(scores).values(key | measured | doubted).returning(scores.c.id)
-    return int(connection.execute(created).scalar_one())
+    return _store_doubted(connection, job_id, measured, (CONTRADICTS, note), now)
+
+
+def _store_doubted(
+    connection: Connection,
+    job_id: int,
+    measured: dict[str, Any],
+    why: tuple[str, str | None],
+    now: Moment,
+) -> int:
+    """Store a score under quarantine, for this reason and with this note: the evidence stays as it is."""
+    params = connection.execute(select(jobs.c.params).where(jobs.c.id == job_id)).scalar_one()
+    doubted = {"params": params, "quarantine": why[0], "quarantine_note": why[1], "created_at": now}
+    key = _key_of(connection, job_id)
+    return int(
+        connection.execute(
+            insert(scores).values(key | measured | doubted).returning(scores.c.id)
+        ).scalar_one()
+    )
+
+
+def _key_of(connection: Connection, job_id: int) -> dict[str, Any]:
+    job = connection.execute(select(jobs).where(jobs.c.id == job_id)).one()
+    return {column.name: job._mapping[column.name] for column in KEY}

@@ -95,7 +95,7 @@ def store_batch(
     insert_many(connection, scores, [row | common for row in plan.in_force])
     _name_contradicted(connection, plan, import_id)
     insert_many(connection, scores, [row | common for row in plan.quarantined])
-    if plan.in_force:
+    if plan.in_force or subjects.changed:
         raise_version(connection)
     doubted = Counter(draft.quarantine for draft in batch.scores if draft.quarantine is not None)
     doubted += Counter({CONTRADICTS: len(plan.contradicting)})

@@ -141,7 +141,7 @@ def read_version(connection: Connection) -> int:
 
 
 def raise_version(connection: Connection) -> None:
-    """Raise the evidence version by one: the scores in force changed."""
+    """Raise the evidence version by one: the scores in force changed, or what they are about."""
     connection.execute(RAISE_VERSION)
 
 

@@ -11,8 +11,10 @@ Contract
 * At most one score *in force* (quarantine is None) holds a key
   (checkpoint, target, method, method_version, params_digest, seed). A quarantined score may stand
   beside it; an equal score (same key and value, whatever its quarantine) is stored once.
-* `evidence_version` starts at 0 and rises by one with every transaction that changes the set of
-  scores in force, and only then. It is read in the same transaction as the evidence.
+* `evidence_version` starts at 0 and rises by one with every transaction that changes what `evidence`
+  or `catalogue` tell, and only then: the set of scores in force, the checkpoints of a family and what is
+  known of them, its vanilla, the test split of a known target. A target that is new has no scores, and
+  changes nothing. It is read in the same transaction as the evidence.
 * An import is claimed by compare-and-set. `attempt` is the fencing token: heartbeat, finish and fail
   of an attempt that is no longer the current one, or whose import has ended, change nothing and say
   so (False or None). A claim whose lease ran out may be claimed again. Uploaded bytes are deleted when
@@ -220,7 +222,7 @@ class Store(JobVerbs, KeyVerbs, DeliveryVerbs):
     # evidence and posteriors
 
     def evidence_version(self) -> int:
-        """How often the set of scores in force has changed."""
+        """How often the scores in force, or what is known of their checkpoints and targets, have changed."""
         with self._read() as connection:
             return scores.read_version(connection)
 

@@ -37,19 +37,21 @@ class Subjects:
     targets: dict[str, int]  # name -> id
     checkpoints_new: int
     targets_new: int
+    changed: bool  # of what the evidence holds of them: checkpoints, vanillas, test splits of known targets
     drafted: dict[tuple[str, str, str], int]  # (family, name, revision) of each drafted checkpoint -> id
 
 
 def write_subjects(connection: Connection, batch: ImportBatch) -> Subjects:
     """Create what the batch names and the store lacks; complete what the store has."""
     family_ids = _write_families(connection, batch)
-    ids, checkpoint_ids, checkpoints_new = _write_checkpoints(connection, batch, family_ids)
-    target_ids, targets_new = _write_targets(connection, batch)
+    ids, checkpoint_ids, checkpoints_new, completed = _write_checkpoints(connection, batch, family_ids)
+    target_ids, targets_new, retold = _write_targets(connection, batch)
     drafted = {
         (c.family, c.name, c.revision): ids[family_ids[c.family], c.name, c.revision]
         for c in batch.checkpoints
     }
-    return Subjects(checkpoint_ids, target_ids, checkpoints_new, targets_new, drafted)
+    changed = checkpoints_new > 0 or completed or retold
+    return Subjects(checkpoint_ids, target_ids, checkpoints_new, targets_new, changed, drafted)
 
 
 def _write_families(connection: Connection, batch: ImportBatch) -> dict[str, int]:
@@ -64,7 +66,8 @@ def _write_families(connection: Connection, batch: ImportBatch) -> dict[str, int
 
 def _write_checkpoints(
     connection: Connection, batch: ImportBatch, family_ids: dict[str, int]
-) -> tuple[dict[Named, int], dict[tuple[str, str], int], int]:
+) -> tuple[dict[Named, int], dict[tuple[str, str], int], int, bool]:
+    """Ids, ids by family and name, how many are new, and whether any known one was completed."""
     drafts: dict[Named, CheckpointDraft] = {}
     for draft in batch.checkpoints:
         named = (family_ids[draft.family], draft.name, draft.revision)
@@ -86,10 +89,11 @@ def _write_checkpoints(
             drafts[revisions[identity]] = CheckpointDraft(family=family, name=name)
     new = {named: draft for named, draft in drafts.items() if named not in stored}
     ids = stored | _insert_checkpoints(connection, new)
-    _complete_checkpoints(connection, {stored[named]: drafts[named] for named in drafts if named in stored})
-    _set_vanillas(connection, [(named, ids[named]) for named, draft in drafts.items() if draft.is_vanilla])
+    known = {stored[named]: drafts[named] for named in drafts if named in stored}
+    vanillas = [(named, ids[named]) for named, draft in drafts.items() if draft.is_vanilla]
+    completed = [_complete_checkpoints(connection, known), _set_vanillas(connection, vanillas)]
     by_name = {subject: ids[revisions[family_ids[subject[0]], subject[1]]] for subject in subjects}
-    return ids, by_name, len(new)
+    return ids, by_name, len(new), any(completed)
 
 
 def _merged(first: CheckpointDraft, second: CheckpointDraft) -> CheckpointDraft:
@@ -133,8 +137,8 @@ def _insert_checkpoints(connection: Connection, new: dict[Named, CheckpointDraft
     return _read_checkpoints(connection, (named[:2] for named in new))
 
 
-def _complete_checkpoints(connection: Connection, drafts: dict[int, CheckpointDraft]) -> None:
-    """Fill in what the store does not know yet. What it knows stays."""
+def _complete_checkpoints(connection: Connection, drafts: dict[int, CheckpointDraft]) -> bool:
+    """Fill in what the store does not know yet, and say whether there was any. What it knows stays."""
     c = checkpoints.c
     changes = []
     for chunk in in_chunks(drafts):
@@ -150,25 +154,29 @@ def _complete_checkpoints(connection: Connection, drafts: dict[int, CheckpointDr
             if known != stored:
                 changes.append(known | {"identity": row.id})
     _update(connection, checkpoints, changes)
+    return bool(changes)
 
 
-def _set_vanillas(connection: Connection, vanillas: Iterable[tuple[Named, int]]) -> None:
-    """Make each the vanilla of its family, unless that has one."""
+def _set_vanillas(connection: Connection, vanillas: Iterable[tuple[Named, int]]) -> bool:
+    """Make each the vanilla of its family, unless that has one; say whether any was made one."""
     c = checkpoints.c
     settled = set(connection.scalars(select(c.family_id).where(c.is_vanilla.is_(True))))
+    before = len(settled)
     for (family, _, _), identity in vanillas:
         if family not in settled:
             connection.execute(update(checkpoints).where(c.id == identity).values(is_vanilla=True))
             settled.add(family)
+    return len(settled) > before
 
 
-def _write_targets(connection: Connection, batch: ImportBatch) -> tuple[dict[str, int], int]:
+def _write_targets(connection: Connection, batch: ImportBatch) -> tuple[dict[str, int], int, bool]:
+    """Ids by name, how many are new, and whether the test split of a known one became known."""
     drafts: dict[str, dict[str, Any]] = {}
     for draft in (*batch.targets, *(TargetDraft(name=name) for name in {s.target: 0 for s in batch.scores})):
         row = asdict(draft)
         first = drafts.setdefault(draft.name, row)
         first.update({k: v for k, v in row.items() if first[k] is None})
-    ids, changes = {}, []
+    ids, changes, split = {}, [], False
     for chunk in in_chunks(drafts):
         for stored in connection.execute(select(targets).where(targets.c.name.in_(chunk))):
             ids[stored.name] = stored.id
@@ -178,12 +186,13 @@ def _write_targets(connection: Connection, batch: ImportBatch) -> tuple[dict[str
                 known |= _told_by_rows(connection, stored, draft_row, batch.rows)
             if known != stored._mapping:
                 changes.append({k: known[k] for k in _TARGET_DETAILS} | {"identity": stored.id})
+                split |= known["rows_tested"] != stored.rows_tested
     _update(connection, targets, changes)
     new = [row for name, row in drafts.items() if name not in ids]
     if new:
         created = insert(targets).returning(targets.c.name, targets.c.id)
         ids |= dict(connection.execute(created, new).all())
-    return ids, len(new)
+    return ids, len(new), split
 
 
 _TARGET_DETAILS = ("task", "metric", "train_size", "classes", "rows_tested")

@@ -14,9 +14,10 @@ from headstart.errors import InvalidInput, NotFound, Problem, StoreUnavailable
 from service.advice import answer
 from service.advice_schemas import Advice, Question, RankedCheckpoint
 from service.best import Best, Found
-from service.board import Board
+from service.board import ANY, Board
 from service.deps import SnapshotsDep
 from service.errors import documented
+from service.outcome import Outcome
 from service.schemas import Name, Page, PageQuery
 from service.snapshot import FamilySnapshot, Snapshot, Snapshots
 
@@ -58,7 +59,7 @@ IF_NONE_MATCH: dict[str, Any] = {
     "name": "If-None-Match",
     "in": "header",
     "required": False,
-    "description": "ETag of an answer at hand: 304 if it still holds.",
+    "description": "ETags of answers at hand, or *: 304 if one of them still holds.",
     "schema": {"type": "string"},
 }
 
@@ -101,11 +102,18 @@ async def recommend(question: Question, request: Request) -> Response:
     Answered from memory: gains with an 80 % interval, the probability to beat the vanilla, and a verdict.
     """
     # State and header are read by hand: as dependencies they cost more than the answer itself.
-    body, etag = answer(current(request.state.snapshots), question, await request.body())
-    held = request.headers.get("if-none-match")
-    if held is not None and etag in held:
-        return Response(status_code=304, headers={"etag": etag})
+    scope = request.scope
+    body, etag = answer(current(scope["state"]["snapshots"]), question, await request.body())
+    for name, held in scope["headers"]:
+        if name == b"if-none-match" and _names(held.decode("latin-1"), etag):
+            return Response(status_code=304, headers={"etag": etag})
     return _Answer(body, etag)
+
+
+def _names(held: str, etag: str) -> bool:
+    """Whether an If-None-Match names the tag: among several, weakly, or as any at all (RFC 9110, 13.1.2)."""
+    tags = [one.strip().removeprefix("W/") for one in held.split(",")]
+    return etag in tags or tags == ["*"]
 
 
 @router.get(
@@ -128,7 +136,8 @@ def show_ranking(
     if family is None:
         raise NotFound("family", name, snapshot.families)
     shared = family.board()
-    best = Best([Board(family, shared.view, shared.standing)])  # its own: this runs beside the event loop
+    board = Board(family, shared.view, shared.standing)  # its own: this runs beside the event loop
+    best = Best([board], Outcome([board], [board.entrants(ANY)]))
     if query.format == "csv":
         return StreamingResponse(_csv(family, best), media_type="text/csv; charset=utf-8")
     (board,), start = best.boards, _start(query.page_token, snapshot.evidence_version)

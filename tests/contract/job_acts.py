@@ -27,6 +27,7 @@ BROKEN = Unexpected("The method broke off with KeyError: 'label'.").failure()
 NOT_FOR_IT = NotApplicable("The target has one class only.").failure()
 CPU = ("cpu",)
 HALF = Progress(fraction=0.5, stage="measuring", message="fold 3 of 5", seconds_left=12.5)
+STOCKED = 1  # the evidence version once there are checkpoints
 
 
 def stock(fill: Callable[..., Any]) -> None:

@@ -62,15 +62,14 @@ def test_a_time_without_zone_is_refused(store: Store, clock: FrozenClock) -> Non
 # evidence_version
 
 
-def test_evidence_version_starts_at_zero_and_counts_changes_of_the_scores_in_force(
-    store: Store, fill: Fill
-) -> None:
+def test_evidence_version_starts_at_zero_and_counts_changes_of_the_evidence(store: Store, fill: Fill) -> None:
     versions = [store.evidence_version()]
     for step in (
         lambda: fill(SCORE),  # new in force: +1
         lambda: fill(SCORE),  # the same again
         lambda: fill(dataclasses.replace(SCORE, value=0.5)),  # contradicts: only quarantined
         lambda: fill(dataclasses.replace(OTHER, quarantine="off_grid")),
+        lambda: fill(checkpoints=[CheckpointDraft(family="roberta", name="org/b")]),  # new: +1
         lambda: fill(checkpoints=[CheckpointDraft(family="roberta", name="org/b")]),
         lambda: store.set_quarantine(1, "manual", "why"),  # leaves: +1
         lambda: store.set_quarantine(1, "collapsed", "why else"),
@@ -83,7 +82,31 @@ def test_evidence_version_starts_at_zero_and_counts_changes_of_the_scores_in_for
     ):
         step()
         versions.append(store.evidence_version())
-    assert versions == [0, 1, 1, 1, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert versions == [0, 1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+
+
+def test_what_is_learnt_of_checkpoints_and_splits_is_evidence(store: Store, fill: Fill) -> None:
+    fill(SCORE)
+    known = CheckpointDraft(family="roberta", name="org/a")
+    target = TargetDraft(name="mnli")
+    version = store.evidence_version()
+    for checkpoints, targets, rises in (
+        ([known], [], False),
+        ([dataclasses.replace(known, parameters=5)], [], True),
+        ([dataclasses.replace(known, parameters=6)], [], False),  # what is known stays
+        ([dataclasses.replace(known, license="mit")], [], True),
+        ([dataclasses.replace(known, details={"layers": 12})], [], True),
+        ([dataclasses.replace(known, is_vanilla=True)], [], True),
+        ([dataclasses.replace(known, is_vanilla=True)], [], False),
+        ([], [dataclasses.replace(target, train_size=9, task="nli", classes=3)], False),
+        ([], [dataclasses.replace(target, rows_tested=400)], True),
+        ([], [dataclasses.replace(target, rows_tested=400)], False),
+        ([], [TargetDraft(name="new", rows_tested=400)], False),
+        ([dataclasses.replace(known, parameters=5, license="gpl")], [], False),
+    ):
+        fill(checkpoints=checkpoints, targets=targets)
+        version += rises
+        assert store.evidence_version() == version, (checkpoints, targets)
 
 
 def test_evidence_carries_its_version(store: Store, fill: Fill) -> None:
@@ -149,10 +172,11 @@ def test_of_two_lifted_into_one_key_at_once_one_wins(store: Store, fill: Fill) -
             return False
         return True
 
+    version = store.evidence_version()
     for i in range(1, 21):
         won = at_once(lambda i=i: lift(i), lambda i=i: lift(i + 20))  # type: ignore[misc]
         assert sorted(won) == [False, True]  # type: ignore[type-var]
-    assert store.evidence_version() == 20
+    assert store.evidence_version() == version + 20
 
 
 # Lists

@@ -15,6 +15,7 @@ from job_acts import (
     FOUND,
     KILLED,
     NOT_FOR_IT,
+    STOCKED,
     claimed,
     moves,
     queued,
@@ -75,17 +76,31 @@ def test_a_finished_job_has_its_score(store: Store, clock: FrozenClock) -> None:
     assert score.provenance == {"rounds": 3, "job": job.id, "attempt": 1, "seconds": 9.5}
 
 
+def test_a_score_under_quarantine_ends_the_job_and_is_no_evidence(store: Store) -> None:
+    job, version = running(store, seeded(7)), store.evidence_version()
+    doubted = found(quarantine="collapsed", quarantine_note="Two runs.")
+    assert store.finish_job(job.id, 2, doubted, seconds=1.0) is False  # of another attempt
+    assert store.finish_job(job.id, 1, doubted, seconds=1.0) is True
+    ended = store.job(job.id)
+    assert ended.state is JobState.SUCCEEDED
+    assert ended.score_id is not None
+    score = store.score(ended.score_id)
+    assert (score.value, score.quarantine, score.quarantine_note) == (0.75, "collapsed", "Two runs.")
+    assert (score.seed, score.source) == (7, f"job {job.id}")
+    assert store.evidence_version() == version
+    assert len(store.evidence("roberta").value) == 0
+
+
 def test_the_evidence_version_rises_by_one_with_each_score_in_force(store: Store) -> None:
-    assert store.evidence_version() == 0
     for seed in range(3):
         job = running(store, seeded(seed))
-        assert store.evidence_version() == seed
+        assert store.evidence_version() == STOCKED + seed
         store.finish_job(job.id, 1, FOUND, seconds=1.0)
-        assert store.evidence_version() == seed + 1
+        assert store.evidence_version() == STOCKED + seed + 1
     job = running(store, seeded(9))
     store.fail_job(job.id, 1, BROKEN)
     store.finish_job(job.id, 1, FOUND, seconds=1.0)
-    assert store.evidence_version() == 3
+    assert store.evidence_version() == STOCKED + 3
 
 
 def test_a_value_that_is_stored_already_is_found(store: Store, fill: Fill) -> None:
@@ -168,7 +183,7 @@ def test_score_and_end_are_one_transaction(store: Store, monkeypatch: pytest.Mon
         store.finish_job(job.id, 1, FOUND, seconds=1.0)
     assert store.job(job.id) == job
     assert store.job_events(job.id) == events
-    assert (store.scores().items, store.evidence_version()) == ((), 0)
+    assert (store.scores().items, store.evidence_version()) == ((), STOCKED)
     monkeypatch.undo()
     assert store.finish_job(job.id, 1, FOUND, seconds=1.0)
 
@@ -182,7 +197,7 @@ def test_a_job_may_end_without_a_score(store: Store) -> None:
         None,
         {"path": "centroid-1"},
     )
-    assert (store.scores().items, store.evidence_version()) == ((), 0)
+    assert (store.scores().items, store.evidence_version()) == ((), STOCKED)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -202,7 +217,7 @@ def test_a_number_that_is_not_finite_is_a_bug_of_ours(store: Store, value: float
     with pytest.raises(ValueError, match="not finite"):
         store.fail_job(job.id, 1, BROKEN, seconds=value)
     assert store.job(job.id) == job
-    assert (store.scores().items, store.evidence_version()) == ((), 0)
+    assert (store.scores().items, store.evidence_version()) == ((), STOCKED)
 
 
 # Failing

@@ -22,7 +22,7 @@ def test_every_api_process_answers_from_a_new_score_within_seconds(scaled_out: D
     addresses = [scaled_out.api(), scaled_out.api()]
     scaled_out.celery()
     scaled_out.submit(scaled_out.drafts(1))
-    scaled_out.wait(lambda: all(version_of(address) == 1 for address in addresses))
+    scaled_out.wait(lambda: all(version_of(at) == scaled_out.version + 1 for at in addresses))
     waits = []
     for _ in range(4):
         version = scaled_out.store.evidence_version()
@@ -39,6 +39,6 @@ def test_scores_that_come_together_share_a_refit(scaled_out: Deployment) -> None
     job_ids = scaled_out.submit(scaled_out.drafts(200, seconds=0.005))
     started = time.monotonic()
     scaled_out.census(job_ids)
-    scaled_out.wait(lambda: scaled_out.newest_posterior() == 200)
+    scaled_out.wait(lambda: scaled_out.newest_posterior() == scaled_out.version + 200)
     refits = scaled_out.logged("refitted")
     assert 1 <= refits <= (time.monotonic() - started) / 2 + 2

@@ -93,6 +93,12 @@ def test_a_percentage_is_out_of_range() -> None:
     assert found.value == 85.3
 
 
+def test_a_value_of_no_bounds_has_some() -> None:
+    found = gate([score("a", "t", value, method="logme") for value in (-1e240, -1e29, 1e29, 1e31)])
+    assert reasons(found) == ["out_of_range", None, None, "out_of_range"]
+    assert found[0].quarantine_note == "-1e+240 is outside -1e+30..1e+30."
+
+
 def test_a_probe_of_zero_was_not_measured() -> None:
     probes = [score("a", "mnli", 0.0, method="linear_probe"), score("b", "mnli", 0.4, method="linear_probe")]
     assert reasons(gate(probes)) == ["not_measured", None]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headstart.recommend import choice, decide, plan
+from headstart.recommend import choice, contest, decide, plan
 from headstart.recommend.condition import conditioned, view_of
 from headstart.recommend.posterior import Posterior
 
@@ -68,9 +68,11 @@ def assert_view_is_sane(posterior: Posterior, view: View, rows: np.ndarray) -> N
     draws = choice.draws(view, joint)
     best = choice.p_best(draws)
     assert abs(best.rows.sum() + best.vanilla - 1) < 1e-9
-    values = plan.job_values(view, joint, found.gain, found.runs_here, np.ones(len(rows)))
+    taught = plan.lessons(view, joint, found.gain, found.runs_here, np.ones(len(rows)))
+    values = plan.values_among(taught)
     assert (values.value >= 0).all()
     assert all(np.isfinite(job.value_per_second) for job in plan.next_jobs(values, 3))
-    stop = plan.stopping(draws, found.gain)
-    assert np.isfinite(stop.expected_regret)
-    assert stop.expected_regret >= 0
+    outcome = contest.contest([contest.Side(contest.outlook(posterior, view, rows), np.arange(len(rows)))])
+    assert outcome.pick is not None
+    assert np.isfinite(outcome.pick.regret)
+    assert outcome.pick.regret >= 0

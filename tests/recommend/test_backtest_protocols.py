@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from headstart.recommend.backtest.material import Material
-    from headstart.recommend.backtest.report import Report
+    from headstart.recommend.backtest.report import Place, Report
     from headstart.recommend.backtest.study import Study
     from headstart.recommend.evidence import FamilyEvidence
 
@@ -197,6 +197,26 @@ def test_a_correct_forecast_covers_and_scores_as_it_should() -> None:
     assert cells.crps.mean() < cells.crps_normal.mean()
     sure = held_out_cells(Fixed(drawn.true, NOISE / 3), material, (), half)
     assert reliability(sure, "").covers_80 < 0.4
+
+
+def test_what_is_expected_too_much_of_is_seen_at_its_place() -> None:
+    drawn = world(checkpoints=500, targets=10)
+    material, half = drawn.material, np.repeat((np.arange(501) > 250)[:, None], 10, axis=1)
+
+    def places(expected: np.ndarray) -> dict[str, Place]:
+        cells = held_out_cells(Fixed(expected, NOISE), material, (), half)
+        return {one.name: one for one in reliability(cells, "").places}
+
+    honest = places(drawn.true)
+    assert honest["the first"].cells == 10
+    assert sum(one.cells for name, one in honest.items() if not name.startswith("the first")) == 2500
+    for one in honest.values():
+        assert abs(one.measured - one.expected) < 4 * max(one.error_stderr, 0.05)
+    top = np.quantile(drawn.true, 0.95)
+    cursed = places(np.where(drawn.true > top, drawn.true + 2 * NOISE, drawn.true))
+    assert cursed["the first"].measured - cursed["the first"].expected < -NOISE
+    assert cursed["the first three"].covers_80 < 0.5 < cursed["second to fifth"].covers_80
+    assert abs(cursed["last tenth"].measured - cursed["last tenth"].expected) < 0.3 * NOISE
 
 
 def test_the_best_of_random_draws_is_exact() -> None:

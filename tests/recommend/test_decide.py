@@ -11,6 +11,7 @@ from headstart.recommend.condition import warm_view
 from headstart.recommend.decide import View
 from headstart.recommend.posterior import Posterior
 from headstart.recommend.transform import Transform, plain
+from headstart.recommend.views import NORMAL
 from tests.recommend.posterior_of import MEASURED, NEVER_RUN, TYPICAL, posterior_of
 
 LEVELS = np.array([0.01, 0.1, 0.5, 0.9, 0.99])
@@ -43,11 +44,11 @@ def test_an_unmeasured_pair_by_hand(small: Posterior) -> None:
     h = np.array([1.0, *f])
     mean = small.mean[target] + s @ f
     one = Transform(small.knots[target], small.knots_z[target], small.tail[target])
-    e = small.level_stderr[target]
-    level_var = ((one.z(np.array(e)) - one.z(np.array(-e))) / 2) ** 2
+    e, middle = small.level_stderr[target], np.median(small.cell_gain[small.cell_target == target])
+    level_var = ((one.z(np.array(middle + e)) - one.z(np.array(middle - e))) / 2) ** 2
     pair = small.repeatable[target] * small.residual[target]
-    shared = h @ c @ h
-    spread = np.sqrt(shared + s @ v @ s + np.trace(v @ c[1:, 1:]) + pair + level_var)
+    shared = h @ c @ h / NORMAL  # this and all but the pair's own part is normal
+    spread = np.sqrt(shared + (s @ v @ s + np.trace(v @ c[1:, 1:]) + level_var) / NORMAL + pair)
     assert found.mean.item() == pytest.approx(mean, rel=1e-6)
     assert found.spread.item() == pytest.approx(spread, rel=1e-6)
     assert found.shared.item() == pytest.approx(shared, rel=1e-6)
@@ -59,7 +60,7 @@ def test_an_unmeasured_pair_by_hand(small: Posterior) -> None:
     assert found.p_beats.item() == pytest.approx(t.sf((zero - mean) / spread), rel=1e-6)
     assert found.p_worth.item() == pytest.approx(t.sf((worth - mean) / spread), rel=1e-6)
     nodes = np.linspace(-8, 8, 4001)
-    points = one.gain(mean + spread * nodes)
+    points = one.gain(mean + np.sqrt(NORMAL) * spread * nodes)
     weight = stats.norm.pdf(nodes) * (nodes[1] - nodes[0])
     assert found.gain.item() == pytest.approx(np.clip(points, -90, 10) @ weight, rel=0.02)
 
@@ -69,7 +70,7 @@ def test_an_expectation_of_sinh_is_known_in_closed_form(small: Posterior) -> Non
     view = dataclasses.replace(decide.known_view(small, 0), transforms=(plain(0.0, c),), level=50.0)
     mean, variance = np.array([[0.7], [-1.0], [0.0]]), np.array([[0.3], [0.05], [0.5]])
     known = c * np.exp(variance / 2) * np.sinh(mean)
-    found = decide.expected(view, mean, variance)
+    found = decide.expected(view, mean, variance / NORMAL)
     np.testing.assert_allclose(found, known[:, 0], rtol=3e-3, atol=1e-9)
 
 
@@ -100,8 +101,9 @@ def test_a_pairs_own_cell_is_taken_out_as_if_it_had_never_been() -> None:
 def test_cells_here_count_once_as_in_the_joint_gaussian() -> None:
     """(mu, s) regressed on four cells: the gains' posterior is that of all the numbers taken together.
 
-    But for the variance of a measured one, which is that of Student's t: (6 + its squared leave-one-out
-    error) / 7 times as large.
+    Each cell weighs as it did in the regression, by its Student weight. Of what is left the doubt about
+    (mu, s) is normal, which narrows it; and the variance of a measured gain is that of Student's t, (6 + its
+    squared leave-one-out error) / 7 times as large.
     """
     posterior = posterior_of(seed=5)
     target = 2  # f is known for sure, and no other target tells of it
@@ -114,32 +116,62 @@ def test_cells_here_count_once_as_in_the_joint_gaussian() -> None:
         cell_precision=np.zeros_like(posterior.cell_precision),
     )
     psi, rho = posterior.residual[target], posterior.repeatable[target]
-    noise = np.full(len(at), (1 - rho) * psi)
-    h = np.column_stack([np.ones(12), posterior.factors.astype(float)])
-    prior = np.diag(posterior.typical_var)
-    # jointly: theta (4), own parts of all 12 pairs; observed: z = h'theta + own + noise
-    joint = np.block([[prior, np.zeros((4, 12))], [np.zeros((12, 4)), rho * psi * np.eye(12)]])
-    gains = np.hstack([h, np.eye(12)])  # g = gains @ (theta, own)
-    seen, z = gains[rows], posterior.cell_z[at]
-    inverse = np.linalg.inv(seen @ joint @ seen.T + np.diag(noise))
-    start = np.concatenate([TYPICAL, np.zeros(12)])
-    after = start + joint @ seen.T @ inverse @ (z - seen @ start)
-    covariance = joint - joint @ seen.T @ inverse @ seen @ joint
+    h, z = np.column_stack([np.ones(12), posterior.factors.astype(float)]), posterior.cell_z[at]
+    weight = np.full(len(at), 1 / psi)
+    for _ in range(60):
+        theta, covariance = regressed(h[rows], z, weight)
+        error2 = (z - h[rows] @ theta) ** 2 + np.einsum("ni,ij,nj->n", h[rows], covariance, h[rows])
+        weight = 7 / (6 * psi + error2)
     view = dataclasses.replace(
         decide.known_view(posterior, target),
-        mean=after[:1],
-        loadings=after[None, 1:4],
-        uncertainty=covariance[None, :4, :4],
+        mean=theta[:1],
+        loadings=theta[None, 1:],
+        uncertainty=covariance[None],
         level_var=np.zeros(1),
         warm=True,
     )
-    # the trace term stands for what V adds: f is certain here
     found = decide.moments(posterior, view, np.arange(12))
-    np.testing.assert_allclose(found.mean[:, 0], gains @ after, atol=1e-9)
-    variance = np.diag(gains @ covariance @ gains.T).copy()
-    variance[rows] *= (6 + (inverse @ (z - seen @ start)) ** 2 / np.diag(inverse)) / 7
-    np.testing.assert_allclose(found.variance[:, 0], variance, atol=1e-9)
-    assert (found.kept[rows] > 0).all()
+    others = np.setdiff1d(np.arange(12), rows)
+    line = np.einsum("ni,ij,nj->n", h, covariance, h) / NORMAL
+    np.testing.assert_allclose(found.mean[others, 0], h[others] @ theta, atol=1e-9)
+    np.testing.assert_allclose(found.variance[others, 0], (line + rho * psi)[others], atol=1e-9)
+    for k, row in enumerate(rows):
+        left = np.arange(len(at)) != k
+        theta, covariance = regressed(h[rows[left]], z[left], weight[left])
+        before, prior = h[row] @ theta, h[row] @ covariance @ h[row] / NORMAL + rho * psi
+        kept = prior / (prior + (1 - rho) * psi)
+        error2 = (z[k] - before) ** 2 / (prior + (1 - rho) * psi)
+        assert found.kept[row, 0] == pytest.approx(kept, rel=1e-6)
+        assert found.mean[row, 0] == pytest.approx(before + kept * (z[k] - before), rel=1e-6)
+        assert found.variance[row, 0] == pytest.approx((1 - kept) * prior * (6 + error2) / 7, rel=1e-6)
+
+
+def regressed(h: np.ndarray, z: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bayesian regression of z on h from the typical target on, by the books."""
+    prior = np.diag(1 / posterior_of().typical_var)
+    covariance = np.linalg.inv(prior + (h.T * weight) @ h)
+    return covariance @ (prior @ TYPICAL + h.T @ (weight * z)), covariance
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
+def test_intervals_hold_what_is_part_normal_and_part_students(share: float) -> None:
+    """Gains drawn from what a posterior says: `share` of the doubt is about (mu, s) and f."""
+    doubt, own = share, max(1 - share, 1e-9)
+    one = posterior_of(
+        residual=np.full(5, own / 0.25),
+        repeatable=np.full(5, 0.25),
+        doubt=np.full(12, 1e-9),
+        level_stderr=np.zeros(5),
+        uncertainty=np.tile(np.diag([doubt, 0, 0, 0]) + 1e-12 * np.eye(4), (5, 1, 1)),
+    )
+    rng = np.random.default_rng(0)
+    view = dataclasses.replace(decide.known_view(one, 2), transforms=(plain(0.0, 1.0),))
+    found = decide.predict(one, view, np.array([9]))
+    mean = one.mean[2] + one.factors[9] @ one.loadings[2]
+    z = mean + np.sqrt(doubt) * rng.normal(size=200_000) + np.sqrt(own) * rng.standard_t(6, size=200_000)
+    low, high = (view.transforms[0].z(ends) for ends in (found.low, found.high))
+    assert np.mean((low <= z) & (z <= high)) == pytest.approx(0.805, abs=0.01)
+    assert found.shared.item() == pytest.approx(doubt / NORMAL, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["known", "warm", "unseen"])
@@ -301,3 +333,11 @@ def test_likeness_weighs_size_and_classes_and_forgives_the_unknown() -> None:
     assert (decide.likeness(sizes, classes, None, None) == 1).all()
     assert decide.likeness(sizes, classes, 1000, 50)[2] > 1.0 > decide.likeness(sizes, classes, 1000, 50)[0]
     assert (decide.likeness(sizes, classes, 10**9, 2) > 0).all()
+
+
+def test_none_of_a_thing_is_like_a_fact_that_is_not_known() -> None:
+    none, some = np.array([0.0, 1000.0, -1.0]), np.array([2.0, 0.0, 2.0])
+    assert (decide.likeness(none, some, 0, 0) == 1).all()
+    found = decide.likeness(none, some, 1000, 2)
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found, [1.05, 1.05, 1.05])

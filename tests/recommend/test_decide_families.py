@@ -11,6 +11,7 @@ from headstart.recommend.decide import Verdict, judge
 from headstart.recommend.fit import fit
 from headstart.recommend.posterior import Posterior
 from tests.recommend.evidence_of import evidence_of, world
+from tests.recommend.model_world import targets_of, world_of
 from tests.recommend.posterior_of import posterior_of
 
 LEVELS = np.array([0.01, 0.1, 0.5, 0.9, 0.99])
@@ -59,6 +60,25 @@ def test_the_pick_is_reported_without_the_winners_curse() -> None:
     assert np.mean(optimism) > 1.5
     assert abs(np.mean(honest)) < 0.25 * np.mean(optimism)
     assert 0.74 < np.mean(inside) < 0.86
+
+
+@pytest.mark.parametrize("repeatable", [0.25, 0.5, 0.7])
+def test_intervals_hold_true_gains_whatever_belongs_to_the_pair(repeatable: float) -> None:
+    """Drawn from the model: what is left to doubt is nearly normal where little is the pair's own."""
+    inside: dict[bool, list[np.ndarray]] = {True: [], False: []}
+    for seed in range(8):
+        targets = dataclasses.replace(targets_of(seed, 12), repeatable=repeatable)
+        drawn = world_of(targets, seed, checkpoints=150)
+        seen = np.random.default_rng(seed).random(drawn.run.shape) < 0.5
+        fitted = fit(drawn.evidence(seen))
+        for t in range(12):
+            found = decide.predict(fitted, decide.known_view(fitted, t), np.arange(1, 151))
+            true = np.clip(drawn.true[:, t], -70, 30)
+            held = (found.low <= true) & (true <= found.high)
+            for measured, one in inside.items():
+                one.append(held[seen[:, t] == measured])
+    for one in inside.values():
+        assert 0.77 < np.mean(np.concatenate(one)) < 0.82
 
 
 def test_the_head_of_a_cold_target_follows_the_static_order(fitted: Posterior) -> None:

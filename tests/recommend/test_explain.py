@@ -261,9 +261,7 @@ def test_a_family_that_nobody_finetuned(checkpoints: int) -> None:
         for one in found:
             assert total(one) == pytest.approx(one.gain, abs=1e-11)
             assert (one.finetunes, one.probes, one.here, one.moved_by) == (0.0, 0.0, 0.0, ())
-        reacts = sensitivity_of(posterior, view)
-        assert np.isfinite([reacts.points, reacts.noise_share]).all()
-        assert reacts.best_gain == 0.0
+        assert np.isfinite(sensitivity_of(view, population(posterior))).all()
 
 
 def test_sensitivity_by_hand() -> None:
@@ -277,41 +275,30 @@ def test_sensitivity_by_hand() -> None:
     )
     view = decide.known_view(posterior, 0)
     s, residual, repeatable = posterior.loadings[0], posterior.residual[0], posterior.repeatable[0]
-    found = sensitivity_of(posterior, view)
-    assert found.points == pytest.approx(SLOPE * np.sqrt(s @ covariance @ s))
-    noise = (1 - repeatable) * residual
-    assert found.noise_share == pytest.approx(noise / (s @ covariance @ s + residual))
-    assert found.best_gain == decide.predict(posterior, view, posterior.rows).gain.max()
-    assert found.points == points_of_quality(view, population(posterior))
+    family = population(posterior)
+    found, noise, quality = sensitivity_of(view, family), (1 - repeatable) * residual, s @ covariance @ s
+    assert found.points == pytest.approx(SLOPE * np.sqrt(quality))
+    assert found.points == points_of_quality(view, family)
+    assert found.apparent == pytest.approx(SLOPE * np.sqrt(quality + residual))
+    assert found.noise_share == pytest.approx(noise / (quality + residual))
+    assert found.quality_share == pytest.approx(quality / (quality + residual))
     half = dataclasses.replace(view, loadings=view.loadings / 2)
-    assert points_of_quality(half, population(posterior)) == pytest.approx(found.points / 2)
+    assert points_of_quality(half, family) == pytest.approx(found.points / 2)
     doubt = np.diag([9.0, 0.3, 0.2, 0.1])
-    unsure = sensitivity_of(posterior, dataclasses.replace(view, uncertainty=doubt[None]))
+    unsure = sensitivity_of(dataclasses.replace(view, uncertainty=doubt[None]), family)
     assert unsure.points == found.points
-    assert unsure.noise_share == pytest.approx(noise / (s @ covariance @ s + 0.3 + 0.1 + 0.2 + residual))
-
-
-def test_the_best_choice_may_be_the_vanilla() -> None:
-    posterior = posterior_of(mean=np.full(5, -4.0), cell_z=np.full(22, -4.0), cell_gain=np.full(22, -9.0))
-    view = decide.known_view(posterior, 0)
-    assert decide.predict(posterior, view, posterior.rows).gain.max() < 0
-    assert sensitivity_of(posterior, view).best_gain == 0.0
-    assert sensitivity_of(posterior, view, EVERY).best_gain == 0.0
-
-
-def test_the_vanilla_gains_nothing_over_itself() -> None:
-    factors = posterior_of().factors.copy()
-    factors[0] = 5.0
-    posterior = posterior_of(factors=factors)
-    view = decide.known_view(posterior, 0)
-    gain = decide.predict(posterior, view, EVERY).gain
-    assert gain.argmax() == 0
-    assert sensitivity_of(posterior, view, EVERY).best_gain == gain[1:].max()
+    assert unsure.noise_share == pytest.approx(noise / (quality + 0.3 + 0.1 + 0.2 + residual))
+    louder = sensitivity_of(dataclasses.replace(view, residual=5 * view.residual), family)
+    assert louder.points == found.points, "noise has no part in it"
+    assert louder.apparent > found.apparent
+    assert louder.noise_share > found.noise_share
 
 
 @pytest.mark.parametrize("name", VIEWS)
 def test_noise_is_a_share(name: str) -> None:
     posterior = posterior_of()
-    found = sensitivity_of(posterior, VIEWS[name](posterior))
-    assert 0 < found.noise_share < 1
-    assert found.points > 0
+    found = sensitivity_of(VIEWS[name](posterior), population(posterior))
+    assert found.noise_share > 0
+    assert found.quality_share > 0
+    assert found.noise_share + found.quality_share < 1
+    assert 0 < found.points < found.apparent

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
-from headstart.recommend.levels import RESOLUTION, Level, Levels, fit_levels, levels_of
+from headstart.recommend.levels import RESOLUTION, Level, Levels, fit_levels, lead, levels_of
 from headstart.statistics import robust_spread
 from tests.shared_data import MODEL_RECYCLING, needs_model_recycling
 
@@ -375,3 +376,16 @@ def published() -> tuple[np.ndarray, np.ndarray]:
     level = [[np.median(one) for one in row] for row in table]
     stderr = [[1.25 * robust_spread(one) / np.sqrt(len(one)) for one in row] for row in table]
     return np.array(level), np.array(stderr)
+
+
+def test_the_lead_over_the_vanilla_of_another_family() -> None:
+    """Errors that both share fall out: 3, 4 and 12 make 13."""
+    found = lead(73.0, 3.0, (70.0, 5.0, 4.0), (72.0, 5.0, 12.0), 2.0)
+    assert found.gain == 1.0
+    assert (found.low, found.high) == pytest.approx((1 - 13 * norm.ppf(0.9), 1 + 13 * norm.ppf(0.9)))
+    assert found.p_beats == pytest.approx(norm.cdf(1 / 13))
+    assert found.p_worth == pytest.approx(norm.sf(1 / 13))
+    sure = lead(73.0, 0.0, (70.0, 1.0, 0.0), (72.0, 1.0, 0.0), 1.0)
+    assert (sure.gain, sure.p_beats) == (1.0, 1.0)
+    wider = lead(73.0, 0.0, (70.0, 1.0, 0.0), (72.0, 3.0, 0.0), 1.0)
+    assert wider.p_beats == pytest.approx(norm.cdf(1 / 2)), "a harder target costs one family more"

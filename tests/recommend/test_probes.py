@@ -103,7 +103,7 @@ def test_a_few_probes_of_ones_own_hardly_move_what_finetunes_tell() -> None:
         )
         assert after.gain[29] > after.gain[31] > after.gain[30], "they order what nothing else tells apart"
         points = np.abs(after.gain - before.gain)
-        assert (points < 0.2 * (before.high - before.low)).all()
+        assert (points < 0.22 * (before.high - before.low)).all()
         assert np.abs(after.p_beats - before.p_beats).max() < 0.2
 
 

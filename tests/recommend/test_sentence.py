@@ -8,10 +8,13 @@ import pytest
 
 from headstart.recommend.decide import CERTAIN, Verdict, judge
 from headstart.recommend.sentence import (
+    ANY_TARGET,
+    YOURS,
     chance_in_words,
     drift_in_words,
     duration_in_words,
     job_in_words,
+    only_vanilla_in_words,
     points_in_words,
     pooled_in_words,
     rests_on_in_words,
@@ -19,7 +22,7 @@ from headstart.recommend.sentence import (
 )
 
 NAMES = {"checkpoint": "hub/m", "vanilla": "base", "target": "rte"}
-JOB = "finetune hub/m on rte (about 20 minutes)"
+JOB = "finetune hub/n on rte (about 20 minutes)"
 WARM = "That rests on 2 finetunes on this target, finetunes on 31 other targets and its linear probe."
 
 
@@ -36,8 +39,8 @@ def numbers(gain: float, low: float, high: float, p_beats: float, p_worth: float
             {"rests_on": WARM, "next_job": JOB},
             "Start from hub/m: on rte expect +2.3 points over base (4 times in 5 between +0.6 and "
             "+5.0), where 0.5 would do; it is better than base with probability 0.93. That rests on 2"
-            " finetunes on this target, finetunes on 31 other targets and its linear probe. Next: "
-            "finetune hub/m on rte (about 20 minutes).",
+            " finetunes on this target, finetunes on 31 other targets and its linear probe. To be "
+            "surer: finetune hub/n on rte (about 20 minutes).",
         ),
         (
             numbers(2.345, 0.62, 4.96, 0.999, 0.99),
@@ -51,7 +54,7 @@ def numbers(gain: float, low: float, high: float, p_beats: float, p_worth: float
             "Stay with base: on rte even the first choice, hub/m, gains more than 0.5 points only "
             "with probability 0.17: expect 0.0 points (4 times in 5 between -0.9 and +0.8). That "
             "rests on 2 finetunes on this target, finetunes on 31 other targets and its linear probe."
-            " To be surer: finetune hub/m on rte (about 20 minutes).",
+            " To be surer: finetune hub/n on rte (about 20 minutes).",
         ),
         (
             numbers(1.2, -0.5, 3.1, 0.71, 0.6),
@@ -59,7 +62,7 @@ def numbers(gain: float, low: float, high: float, p_beats: float, p_worth: float
             "Measure first: on rte expect +1.2 points from hub/m over base (4 times in 5 between -0.5"
             " and +3.1), but it is better only with probability 0.71, where 0.80 would do. That rests"
             " on 2 finetunes on this target, finetunes on 31 other targets and its linear probe. "
-            "Next: finetune hub/m on rte (about 20 minutes).",
+            "Next: finetune hub/n on rte (about 20 minutes).",
         ),
         (
             numbers(0.31, 0.02, 0.6, 0.91, 0.24),
@@ -117,9 +120,40 @@ def test_what_it_rests_on(known: tuple[int, int, bool, int], said: str) -> None:
     )
 
 
+def test_what_is_to_be_done_is_done_on_your_target() -> None:
+    found = numbers(1.2, -0.5, 3.1, 0.71, 0.6) | {"target": ANY_TARGET}
+    said = sentence(Verdict.MEASURE_FIRST, **found, there=YOURS)
+    assert said == (
+        "Measure first: on a target like those known expect +1.2 points from hub/m over base (4 times in 5 "
+        "between -0.5 and +3.1), but it is better only with probability 0.71, where 0.80 would do. Finetune "
+        "both on your target: the difference also tells how much it reacts to a good start."
+    )
+
+
 def test_the_next_job() -> None:
-    assert job_in_words("finetune", "hub/m", "rte") == "finetune hub/m on rte"
-    assert job_in_words("logme", "hub/m", "rte", 20.0) == "probe hub/m with logme on rte (less than a minute)"
+    assert job_in_words("finetune", ["hub/m"], "rte") == "finetune hub/m on rte"
+    assert job_in_words("finetune", ["hub/m"], "rte", 70.0, again=True) == (
+        "finetune hub/m on rte once more (about 1 minute)"
+    )
+    assert job_in_words("logme", ["hub/m"], "rte", 20.0) == (
+        "probe hub/m with logme on rte (less than a minute)"
+    )
+    assert job_in_words("knn", ["a", "b", "c"], "your target") == "probe a, b and c with knn on your target"
+
+
+def test_where_only_vanillas_are_known() -> None:
+    assert only_vanilla_in_words(["base"], "rte", "base", 0.7) == (
+        "Stay with base: only the vanilla of this family is known. Register checkpoints that were trained "
+        "from it (headstart checkpoints add), or import scores of some (headstart import table FILE)."
+    )
+    two = only_vanilla_in_words(["base", "large"], "rte", "large", 0.8)
+    assert two == (
+        "Stay with large: only the vanillas base and large are known, and on rte it is expected to score "
+        "most (0.800). Register checkpoints that were trained from one (headstart checkpoints add), or import "
+        "scores of some (headstart import table FILE)."
+    )
+    unknown = only_vanilla_in_words(["base", "large"], "rte")
+    assert unknown.startswith("Stay with a vanilla: only the vanillas base and large are known. Register")
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,6 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory, roots: Path) -> Iterator
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory, roots: Path) -> Iterator[Live]:
     """One to do anything to."""
-    more = {"methods": ("jobs_method",), "webhook_secret": "s", "max_body_bytes": 1 << 20}
+    more = {"methods": ("jobs_method", "surveyed_method"), "webhook_secret": "s", "max_body_bytes": 1 << 20}
     with filled(tmp_path_factory.mktemp("fuzzed"), roots, **more) as live:
         yield live

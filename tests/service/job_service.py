@@ -28,7 +28,9 @@ NOT_FOR_IT = NotApplicable("The target has one class only.").failure()
 def measuring(store: Store, **given: Any) -> Iterator[Live]:
     """Serve a small known store, with the method `gauge` and no worker."""
     fill(store)
-    with serving(store, settings(**{"methods": ("jobs_method",), "webhook_secret": "s"} | given)) as live:
+    with serving(
+        store, settings(**{"methods": ("jobs_method", "surveyed_method"), "webhook_secret": "s"} | given)
+    ) as live:
         yield live
 
 

@@ -174,6 +174,13 @@ def test_the_answer_is_kept_and_its_etag_holds(live: Live) -> None:
     assert again.status_code == 304
     assert again.content == b""
     assert again.headers["etag"] == first.headers["etag"]
+    tag = first.headers["etag"]
+    for held in ("*", f"W/{tag}", f'"x", {tag}', f'"x",W/{tag} , "y"'):
+        response = live.http.post("/recommend", json={"family": FAMILY}, headers={"If-None-Match": held})
+        assert response.status_code == 304, held
+    for held in ('"x"', f"{tag[:-1]}", f'"{tag}"', '"*"', '"x", *'):
+        response = live.http.post("/recommend", json={"family": FAMILY}, headers={"If-None-Match": held})
+        assert response.status_code == 200, held
     other = live.http.post("/recommend", json={"family": FAMILY, "limit": 3})
     assert other.headers["etag"] != first.headers["etag"]
 
@@ -366,12 +373,12 @@ def test_a_target_the_vanilla_was_never_run_on(store: Store) -> None:
 
 
 def test_what_is_kept_in_memory_has_bounds(live: Live) -> None:
-    from service import best, board
+    from service import candidates, outcome
     from service.advice_schemas import MOST
 
-    assert board.MOST_ENTRIES >= MOST, "one answer must fit"
+    assert candidates.MOST_ENTRIES >= MOST, "one answer must fit"
     first = names(ask(live, family=FAMILY, limit=500))
-    for limit in range(1, 3 * best.MOST_KEPT):
+    for limit in range(1, 3 * outcome.MOST_KEPT):
         assert names(ask(live, family=FAMILY, limit=limit)) == first[:limit]
     for parameters in range(100_000_000, 400_000_000, 15_000_000):  # more rows than are kept written
         found = ask(live, family=FAMILY, limit=500, max_parameters=parameters)["candidates"]

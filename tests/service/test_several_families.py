@@ -75,10 +75,15 @@ def test_families_are_compared_by_scores_and_their_vanillas_take_part(store: Sto
     assert low < 0.55 < high
     assert any("expect a score of" in note and "from weak" in note for note in foretold["notes"])
     assert not any("guess that families are alike" in note for note in foretold["notes"])
-    # where no candidate of a family passes, its vanilla is no choice either
+    # where no candidate of a family passes, its vanilla is still there, and 20 points better
     assert {c["checkpoint"]["family"] for c in small["candidates"]} == {"weak"}
-    assert chances(small).sum() + small["p_vanilla_best"] == pytest.approx(1, abs=0.01)
-    assert chances(small).sum() > 0.5
+    assert small["p_vanilla_best"] == 1
+    assert (small["stopping"]["pick"], small["stopping"]["family"]) == (None, "strong")
+    assert small["stopping"]["expected_regret"] == 0
+    assert small["expected_regret"] == pytest.approx(19, abs=3)
+    assert (small["verdict"], small["p_worth"]) == ("stay_with_vanilla", 0)
+    assert small["sentence"].startswith("Stay with strong: on a even the first choice, weak-m")
+    assert small["next_jobs"] == [], "none of its candidates makes up for that"
 
 
 def test_families_that_share_no_target_are_compared_with_a_warning(store: Store) -> None:
@@ -108,7 +113,12 @@ def test_a_family_of_one_checkpoint_and_one_without_a_vanilla(store: Store) -> N
     with serving(store, settings()) as live:
         alone = ask(live, family="base", target={"name": "a"})
         assert alone["candidates"] == []
-        assert (alone["p_vanilla_best"], alone["expected_regret"], alone["stopping"]) == (None, None, None)
+        assert (alone["p_vanilla_best"], alone["expected_regret"], alone["p_worth"]) == (1, None, None)
+        assert alone["stopping"] == {
+            "pick": None, "family": "base", "expected_gain": 0, "expected_regret": 0,
+        }  # fmt: skip
+        assert alone["verdict"] == "stay_with_vanilla"
+        assert alone["sentence"].startswith("Stay with base: only the vanilla of this family is known.")
         assert alone["next_jobs"] == []
         assert alone["families"][0]["vanilla_score"] == pytest.approx(0.7)
         assert alone["families"][0]["calibration"] == {"coverage": None, "cells": 0, "widening": 1}
@@ -117,7 +127,8 @@ def test_a_family_of_one_checkpoint_and_one_without_a_vanilla(store: Store) -> N
         assert {job["checkpoint"] for job in without["next_jobs"]} == {*names(without)}
         both = ask(live, target={"name": "a"})
         assert chances(both).sum() + both["p_vanilla_best"] == pytest.approx(1, abs=0.01)
-        assert "Finetune both" in both["sentence"]
+        assert both["sentence"].startswith("Measure first: on a expect"), "two has no vanilla of its own"
+        assert "points from two-m0 over base" in both["sentence"]
 
 
 def test_a_drifting_family_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +173,9 @@ def test_a_target_with_rows_may_be_probed(store: Store, tmp_path: Path) -> None:
     with serving(store, settings()) as live:
         with_rows = ask(live, family="base", target={"name": "rows"})
         without = ask(live, family="base", target={"name": "none"})
+        one = ask(live, family="base", target={"name": "rows"}, next_jobs=1)
     assert {job["method"] for job in with_rows["next_jobs"]} == {"linear_probe"}, "cheap, and it tells"
+    assert {job["method"] for job in one["next_jobs"]} == {"finetune"}, "one probe alone tells nothing"
     assert {job["method"] for job in without["next_jobs"]} == {"finetune"}
     cheap, dear = (answer["next_jobs"][0] for answer in (with_rows, without))
     assert cheap["seconds"] < dear["seconds"]

@@ -56,6 +56,18 @@ class Bin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Forecasts of checkpoints that stand alike in the order of expected gain on their target."""
+
+    name: str
+    cells: int
+    covers_80: float
+    expected: float  # true gain, points; means
+    measured: float
+    error_stderr: float  # of measured - expected
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reliability:
     """Do the probabilities mean what they say? One family, or all of them ("")."""
 
@@ -67,6 +79,7 @@ class Reliability:
     ties: float  # share of outcomes at exactly the vanilla's median
     levels: tuple[Level, ...]
     beats: tuple[Bin, ...]
+    places: tuple[Place, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
