@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 Role = Literal["train", "validation", "test"]
 Pooling = Literal["mean", "first", "last"]
 Precision = Literal["auto", "fp32", "bf16"]
+
+Tuning = Literal["full", "bitfit", "lora", "head"]
 
 LAST = "last"  # the last hidden layer
 MEAN = "mean"  # the average of all hidden layers, the embeddings left out
@@ -70,6 +73,51 @@ class Features(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneSpec:
+    """How a checkpoint is trained on a target's train rows; `headstart.methods.finetune` has more."""
+
+    tuning: Tuning = "full"
+    learning_rate: float | None = None  # None: as suits the architecture and the tuning
+    epochs: float = 10.0
+    most_steps: int | None = None
+    batch_rows: int = 256  # rows of one step, whatever fits into memory at a time
+    warmup: float = 0.006  # share of the steps in which the rate grows; then it falls to 0, linearly
+    weight_decay: float = 0.01
+    most_gradient: float = 1.0  # norm at which a step's gradient is cut
+    epsilon: float = 0.001  # gain of the validation metric that counts as one
+    patience: int = 3  # evaluations without one, after which training ends
+    evaluations: int = 1  # per epoch
+    max_tokens: int = 256
+    max_train_rows: int | None = None
+    max_rows: int = 20_000  # of validation, and of test
+    precision: Precision = "auto"
+    lora_rank: int = 8
+    seed: int = 0  # of the new head, the order of rows, and dropout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """What a finetuned checkpoint says of the rows of a role."""
+
+    values: Float[np.ndarray, "n z"]  # fp32: a logit per class, or the one value of a regression
+    labels: Int[np.ndarray, "n"] | Float[np.ndarray, "n"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finetuned:
+    """What a finetune came to, at the step that the validation rows chose."""
+
+    classes: tuple[str, ...] | None  # K names, sorted; None for a regression
+    validation: Outputs
+    test: Outputs
+    curve: tuple[dict[str, float], ...]  # per evaluation: step, epoch, seconds, loss, validation
+    facts: dict[str, Any]  # device, dtype, tokens, steps, seconds, memory, ...: for a score's details
+
+
+Judge = Callable[[Outputs], float]  # of the validation rows; higher is better
+
+
 class Workbench(Protocol):
     """One run of one method on one checkpoint and target. It grows only for a new *kind* of ingredient."""
 
@@ -93,6 +141,17 @@ class Workbench(Protocol):
 
         Raises: CheckpointNotFound, TargetNotFound, Refused, OutOfMemory, NotApplicable (a layer that the
         checkpoint does not have, a role without rows), NonFinite.
+        """
+        ...
+
+    def finetune(self, spec: FinetuneSpec, judge: Judge) -> Finetuned:
+        """Train the checkpoint with a new head on the train rows; `judge` chooses the step, and when to stop.
+
+        The test rows' labels are read when that is decided. An attempt that goes on from one before it on
+        this machine gives what a single one would have given.
+
+        Raises: CheckpointNotFound, TargetNotFound, Refused, OutOfMemory, NotApplicable (a tuning that the
+        checkpoint has nothing for, a role without rows), NonFinite (with step and rate), Interrupted.
         """
         ...
 

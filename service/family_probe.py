@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from headstart.checkpoints.place import why_no_weights
 from headstart.entities import RecordedResponse, SubmissionStatus
-from headstart.errors import TooLarge
+from headstart.errors import InvalidInput, Problem, TooLarge
 from service import checkpoint_schemas as wire
 from service.job_schemas import Counts, JobRequest
 from service.jobs import Known, check
@@ -71,10 +71,16 @@ class Plan:
 def plan(store: Store, methods: Mapping[str, Method], name: str, wanted: wire.FamilyProbeRequest) -> Plan:
     """Look up the family and check the request once, for all its checkpoints.
 
-    Raises: NotFound (family, target, method), InvalidInput (a method that cannot be run, wrong params),
-    Conflict (a target without rows), TooLarge (more than MOST_CHECKPOINTS).
+    Raises: NotFound (family, target, method), InvalidInput (a method that is no probe or cannot be run, wrong
+    params), Conflict (a target without rows), TooLarge (more than MOST_CHECKPOINTS).
     """
-    family = store.family(name)
+    family, method = store.family(name), methods.get(wanted.method)
+    if method is not None and "finetune" in method.needs:
+        message = (
+            f"{method.name!r} is no probe: it would train every checkpoint of the family. Send those "
+            "that are worth it to POST /jobs/batch; `next_jobs` of POST /recommend names them."
+        )
+        raise InvalidInput(f"method: {message}", [Problem("method", message)])
     if family.checkpoints > MOST_CHECKPOINTS:
         raise TooLarge(
             f"The family {name!r} has {family.checkpoints} checkpoints, and a call takes {MOST_CHECKPOINTS}. "

@@ -73,8 +73,10 @@ class TargetOptions(_In):
     task: Literal["classification", "regression"] | SkipJsonSchema[None] = Field(
         None, description="Left out: told from the labels."
     )
-    metric: Literal["accuracy", "spearman", "pearson"] | SkipJsonSchema[None] = Field(
-        None, description="accuracy of a classification; spearman (if left out) or pearson of a regression."
+    metric: Literal["accuracy", "macro_f1", "matthews", "spearman", "pearson"] | SkipJsonSchema[None] = Field(
+        None,
+        description="accuracy (if left out), macro_f1 or matthews of a classification; spearman (if left "
+        "out) or pearson of a regression.",
     )
     columns: TargetColumns | None = Field(
         None, description="Left out: the usual names.", json_schema_extra=_left_out

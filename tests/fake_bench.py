@@ -14,7 +14,7 @@ from headstart.failures import NotApplicable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from headstart.workbench import FeatureSpec, Role
+    from headstart.workbench import FeatureSpec, Finetuned, FinetuneSpec, Judge, Role
 
 CHECKPOINT = Checkpoint(
     id=1, family="f", name="c", revision="", is_vanilla=False, parameters=None, license=None
@@ -79,6 +79,9 @@ class FakeBench:
     def features(self, spec: FeatureSpec) -> FakeFeatures:
         self.specs.append(spec)
         return self.found
+
+    def finetune(self, spec: FinetuneSpec, judge: Judge) -> Finetuned:
+        raise NotApplicable("This bench has no checkpoint to train.")
 
 
 def fake_bench(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from headstart.workbench import Pooling
     from worker.bodies import Body
     from worker.tokens import Tokens
+    from worker.vocabulary import Renumbered
 
 # Tokens in a batch, padding included. On a CPU larger ones fall out of its cache: MiniLM was 5 % slower with
 # 4096 and 40 % with 16384. On CUDA the number was not measured; it is meant to fill the device and to fit.
@@ -173,7 +174,7 @@ def _averaged(body: Body) -> tuple[str, ...]:
     return (*map(str, range(1, body.layers)), LAST)
 
 
-def collate(body: Body, tokens: Tokens, rows: Int[np.ndarray, "b"]) -> dict[str, torch.Tensor]:
+def collate(body: Body, tokens: Tokens | Renumbered, rows: Int[np.ndarray, "b"]) -> dict[str, torch.Tensor]:
     """The inputs of the body for these rows, padded on the right to the longest."""
     ids = [tokens.ids(int(row)) for row in rows]
     width = max(map(len, ids))

@@ -35,6 +35,7 @@ SAFE_CHARACTERS = 20  # per token asked for, of a text that is looked at first: 
 MARGIN_CHARACTERS = 1000
 LONGER = 16  # times as many are looked at where those gave too few tokens: blanks, or words unknown by length
 _CALLED = {"return_attention_mask": False, "verbose": False}
+LOOKED_AT_BYTES = 1 << 24
 CALL_ROWS = 1024  # tokenised at a time: enough for all threads
 _REMEDY = "Save the tokenizer again, with a token for what it does not know."
 _IDS, _ENDS, _TYPES = "ids.i32", "ends.i64", "types.u8"
@@ -73,6 +74,15 @@ class Tokens:
             raise ValueError("This tokenizer does not tell the two texts apart.")
         start, end = self._span(row)
         return np.frombuffer(os.pread(self._types, end - start, start), dtype=np.uint8)
+
+    def used(self) -> Int[np.ndarray, "u"]:
+        """Every token that some row has, once, ascending."""
+        seen = np.zeros(self.largest + 1, dtype=bool)
+        end = 4 * int(self.ends[-1]) if len(self.ends) else 0
+        for start in range(0, end, LOOKED_AT_BYTES):
+            size = min(LOOKED_AT_BYTES, end - start)
+            seen[np.frombuffer(os.pread(self._ids, size, start), dtype=np.int32)] = True
+        return np.flatnonzero(seen)
 
     def close(self) -> None:
         """Let go of the files."""

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from headstart.entities import Checkpoint, Target
     from headstart.rows import RowsFile
     from headstart.settings import Settings
-    from headstart.workbench import Features, FeatureSpec
+    from headstart.workbench import Features, FeatureSpec, Finetuned, FinetuneSpec, Judge
+    from worker.cache import Cache
+    from worker.checkpoints import CheckpointFiles
 
 FEATURES_SHARE = 0.8  # of a job, until it has its features
 REPORT_SECONDS = 0.2  # between two reports that travel; those between are dropped
@@ -81,41 +83,63 @@ class ChildWorkbench:
 
     def features(self, spec: FeatureSpec) -> Features:
         """See Workbench.features."""
+        self._need_torch("features need")
+        # torch and pyarrow, for those jobs that need them
+        from worker.features import open_features  # noqa: PLC0415
+
+        found = open_features(
+            rows=self._opened_rows(),
+            files=self._files(),
+            spec=spec,
+            cache=self._cache(),
+            report=self._report_features,
+        )
+        self._opened.enter_context(closing(found))
+        return found
+
+    def finetune(self, spec: FinetuneSpec, judge: Judge) -> Finetuned:
+        """See Workbench.finetune."""
+        self._need_torch("a finetune needs")
+        from worker.tuned import Inputs, finetune  # noqa: PLC0415 - see above
+
+        rows = self._opened_rows()
+        inputs = Inputs(files=self._files(), rows=rows, cache=self._cache(), folder=self.folder)
+        return finetune(inputs, spec, judge, self.report)
+
+    def _need_torch(self, what: str) -> None:
         if find_spec("torch") is None:
             raise MethodUnknown(
-                "This worker has no torch, which features need.",
+                f"This worker has no torch, which {what}.",
                 "Install headstart-advice[worker] where the worker runs, then POST /jobs/{id}/retry.",
             )
+
+    def _opened_rows(self) -> RowsFile:
         if self.rows is None:
             raise TargetNotFound(
                 f"The store holds no rows of the target {self.target.name!r}.",
                 "Give it rows by POST /targets, then POST /jobs/{id}/retry.",
             )
-        # torch and pyarrow, for those jobs that need them
-        from worker.cache import Cache  # noqa: PLC0415
-        from worker.checkpoints import find_files  # noqa: PLC0415
+        return _opened_rows(self.rows)
+
+    def _files(self) -> CheckpointFiles:
+        from worker.checkpoints import find_files  # noqa: PLC0415 - see above
         from worker.device import use_cores  # noqa: PLC0415
-        from worker.features import open_features  # noqa: PLC0415
 
         premises = self.premises
         use_cores(premises.jobs_at_a_time)
         self.report(0.0, "looking for the checkpoint")
-        files = find_files(
+        return find_files(
             self.checkpoint,
             roots=premises.roots,
             cache=premises.cache,
             pickles=premises.allow_pickles,
             report=self.report,
         )
-        found = open_features(
-            files=files,
-            rows=_opened_rows(self.rows),
-            spec=spec,
-            cache=Cache(premises.cache, premises.max_cache_bytes),
-            report=self._report_features,
-        )
-        self._opened.enter_context(closing(found))
-        return found
+
+    def _cache(self) -> Cache:
+        from worker.cache import Cache  # noqa: PLC0415 - see above
+
+        return Cache(self.premises.cache, self.premises.max_cache_bytes)
 
     def close(self) -> None:
         """Let go of what the run opened."""

@@ -42,6 +42,7 @@ from headstart.arrays import finite_features
 from headstart.failures import NotApplicable
 from headstart.logistic import Head, fit_logistic, principal_axes
 from headstart.method import Measurement, Method, Source
+from headstart.metrics import macro_f1, matthews
 from headstart.probe import (
     Estimate,
     Permutations,
@@ -57,7 +58,7 @@ from headstart.workbench import Role
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from jaxtyping import Float, Float32, Int
+    from jaxtyping import Float, Float32
 
     from headstart.workbench import Rows, Workbench
 
@@ -168,24 +169,6 @@ def ridge_path(
     return weights
 
 
-def confusion_scores(truth: Int[np.ndarray, "n"], said: Int[np.ndarray, "n"]) -> dict[str, float]:
-    """Macro-F1 over the classes that truth or prediction has, and the Matthews correlation.
-
-    Matthews for more than two classes is R_K (Gorodkin, Comput. Biol. Chem. 28, 2004); 0.0 where truth or
-    prediction is constant, which says nothing.
-    """
-    classes, codes = np.unique(np.concatenate([truth, said]), return_inverse=True)
-    k, n = len(classes), len(truth)
-    table = np.bincount(codes[:n] * k + codes[n:], minlength=k**2).reshape(k, k) / n
-    of_truth, of_said, hits = table.sum(axis=1), table.sum(axis=0), np.diag(table)
-    spread = (1 - of_truth @ of_truth) * (1 - of_said @ of_said)
-    agreed = hits.sum() - of_truth @ of_said
-    return {
-        "macro_f1": float(np.mean(2 * hits / (of_truth + of_said))),
-        "matthews": float(agreed / np.sqrt(spread)) if spread > 1e-12 else 0.0,
-    }
-
-
 def estimate_classes(split: Split, classes: int, params: LinearProbeParams, seed: int) -> Estimate:
     """Test accuracy of the logistic head that the validation rows choose."""
     seen, codes = np.unique(split.train.y, return_inverse=True)
@@ -209,7 +192,8 @@ def estimate_classes(split: Split, classes: int, params: LinearProbeParams, seed
             "train_accuracy": float(np.mean(choice.head.logits(train.z).argmax(axis=1) == codes)),
             "validation_accuracy": choice.right,
             "rows_of_unseen_classes": int(np.sum(number[test.y] < 0)),
-            **confusion_scores(test.y, said),
+            "macro_f1": macro_f1(said, test.y),
+            "matthews": matthews(said, test.y),
         },
     )
 

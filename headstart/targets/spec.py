@@ -8,7 +8,7 @@ from headstart.workbench import Role
 
 Task = Literal["classification", "regression"]
 METRICS: dict[Task, tuple[str, ...]] = {
-    "classification": ("accuracy",),
+    "classification": ("accuracy", "macro_f1", "matthews"),
     "regression": ("spearman", "pearson"),
 }
 """The metrics of a task, the default first."""

@@ -8,7 +8,7 @@ import pytest
 
 from headstart.failures import NonFinite, NotApplicable
 from headstart.method import Measurement
-from headstart.methods.linear_probe import METHOD, LinearProbeParams, confusion_scores, run
+from headstart.methods.linear_probe import METHOD, LinearProbeParams, run
 from headstart.ranks import bootstrap_stderr, pearson, ranks, spearman
 from tests.fake_bench import FakeRows, fake_bench
 
@@ -220,16 +220,6 @@ def test_the_declared_range_holds_a_regression() -> None:
 def test_a_strength_is_above_nought(l2: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="l2"):
         LinearProbeParams(l2=l2)
-
-
-def test_confusion_scores_of_a_known_table() -> None:
-    truth = np.array([0, 0, 0, 0, 1, 1, 1, 5])
-    said = np.array([0, 0, 0, 1, 1, 1, 0, 5])
-    found = confusion_scores(truth, said)
-    assert found["macro_f1"] == pytest.approx((6 / 8 + 4 / 6 + 1) / 3)
-    n, hits, across = 8, 6, 4 * 4 + 3 * 3 + 1
-    assert found["matthews"] == pytest.approx((n * hits - across) / (n**2 - across))
-    assert confusion_scores(truth, np.zeros(8, np.int64))["matthews"] == 0.0
 
 
 def test_correlations_of_known_values() -> None:

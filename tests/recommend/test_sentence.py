@@ -149,8 +149,8 @@ def test_where_only_vanillas_are_known() -> None:
     two = only_vanilla_in_words(["base", "large"], "rte", "large", 0.8)
     assert two == (
         "Stay with large: only the vanillas base and large are known, and on rte it is expected to score "
-        "most (0.800). Register checkpoints that were trained from one (headstart checkpoints add), or import "
-        "scores of some (headstart import table FILE)."
+        "most (0.800). Register checkpoints that were trained from one (headstart checkpoints add), or "
+        "import scores of some (headstart import table FILE)."
     )
     unknown = only_vanilla_in_words(["base", "large"], "rte")
     assert unknown.startswith("Stay with a vanilla: only the vanillas base and large are known. Register")

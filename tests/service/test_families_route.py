@@ -124,7 +124,7 @@ def test_a_family_too_large_is_refused(live: Live, monkeypatch: pytest.MonkeyPat
         (ROBERTA, ASKED | {"target": "with row"}, 404, "with rows"),
         (ROBERTA, ASKED | {"target": 999}, 404, "999"),
         (ROBERTA, ASKED | {"method": "readr"}, 404, "reader"),
-        (ROBERTA, ASKED | {"method": "finetune"}, 422, "imported"),
+        (ROBERTA, ASKED | {"method": "finetune"}, 422, "no probe"),
         (ROBERTA, ASKED | {"target": "rte"}, 409, "holds no rows of 'rte'"),
         (ROBERTA, ASKED | {"params": {"rows": 0}}, 422, "params.rows"),
         (ROBERTA, {"method": "reader"}, 422, "target"),

@@ -63,7 +63,7 @@ def errors(live: Live, *requests: dict[str, Any], status: int = 422) -> list[tup
         ({"checkpoint": "twin"}, "checkpoint", "org/bert, roberta-base"),
         ({"checkpoint": "moved", "family": "roberta-base"}, "checkpoint", "several revisions"),
         ({"checkpoint": "bob/bert-qa", "family": "roberta-base"}, "family", "but of org/bert"),
-        ({"method": "finetune"}, "method", "Scores of 'finetune' are imported here, not measured"),
+        ({"method": "survey"}, "method", "Scores of 'survey' are imported here, not measured"),
         ({"params": {"rows": 0}}, "params.rows", "greater than or equal to 1"),
         ({"params": {"row": 5}}, "params.row", "Did you mean 'rows'?"),
         ({"params": {"penalty": "much"}}, "params.penalty", '"much"'),

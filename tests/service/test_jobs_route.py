@@ -180,7 +180,7 @@ def test_methods_say_whether_they_run_and_with_what(live: Live) -> None:
     gauge = live.http.get("/methods/gauge").json()
     assert (gauge["runnable"], gauge["queue"]) == (True, "gpu")
     assert gauge["params"]["properties"]["rows"]["default"] == 100
-    assert live.http.get("/methods/finetune").json()["runnable"] is False
+    assert live.http.get("/methods/survey").json()["runnable"] is False
     assert "gauge" in [one["name"] for one in live.http.get("/methods").json()["items"]]
 
 

@@ -1,0 +1,90 @@
+"""The state of a training on disk, from which another attempt goes on bit for bit."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import nn
+
+    from worker.finetune import Progress
+
+    Parameters = Mapping[str, nn.Parameter]
+
+
+def random_state() -> list[torch.Tensor]:
+    """Where the random numbers stand: of the CPU, and of the GPU where there is one."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])]
+
+
+def set_random_state(states: list[torch.Tensor]) -> None:
+    """Go back to where they stood."""
+    torch.set_rng_state(states[0])
+    for state in states[1:]:
+        torch.cuda.set_rng_state(state)
+
+
+class TrainingState:
+    """One file in a job's folder, replaced whole; and the best weights so far, in memory.
+
+    A file that cannot be read, or is of another training, is as good as none: `key` names what it is of.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._path, self._key = path, key
+        self._best: dict[str, torch.Tensor] = {}
+
+    def keep(self, parameters: Parameters) -> None:
+        """Take the weights as they are for the best."""
+        self._best = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+    def best_into(self, parameters: Parameters) -> None:
+        """Set the weights to the best."""
+        with torch.no_grad():
+            for name, values in self._best.items():
+                parameters[name].copy_(values)
+
+    def save(self, progress: Progress, parameters: Parameters, optimiser: torch.optim.Optimizer) -> None:
+        """Write all that a training goes on from."""
+        whole = {
+            "key": self._key,
+            "progress": asdict(progress),
+            "parameters": {name: parameter.detach() for name, parameter in parameters.items()},
+            "optimiser": optimiser.state_dict(),
+            "best": self._best,
+            "random": random_state(),
+        }
+        beside = self._path.with_suffix(".part")
+        with beside.open("wb") as file:
+            torch.save(whole, file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(self._path)
+
+    def load(self, parameters: Parameters, optimiser: torch.optim.Optimizer) -> dict[str, Any] | None:
+        """Set weights, optimiser and random numbers to what was saved; return its progress, or None."""
+        try:
+            found = torch.load(self._path, map_location="cpu", weights_only=True)
+        except Exception:
+            return None
+        if found["key"] != self._key:
+            return None
+        self._best = {name: values.to(parameters[name].device) for name, values in found["best"].items()}
+        with torch.no_grad():
+            for name, values in found["parameters"].items():
+                parameters[name].copy_(values)
+        optimiser.load_state_dict(found["optimiser"])
+        set_random_state(found["random"])
+        progress: dict[str, Any] = found["progress"]
+        return progress
+
+    def clear(self) -> None:
+        """Remove what is on disk."""
+        self._path.unlink(missing_ok=True)
