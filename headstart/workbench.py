@@ -100,7 +100,7 @@ class FinetuneSpec:
 class Outputs:
     """What a finetuned checkpoint says of the rows of a role."""
 
-    values: Float[np.ndarray, "n z"]  # fp32: a logit per class, or the one value of a regression
+    values: Float[np.ndarray, "n z"]  # a logit per class (fp32), or the one value of a regression
     labels: Int[np.ndarray, "n"] | Float[np.ndarray, "n"]
 
 
@@ -147,7 +147,7 @@ class Workbench(Protocol):
     def finetune(self, spec: FinetuneSpec, judge: Judge) -> Finetuned:
         """Train the checkpoint with a new head on the train rows; `judge` chooses the step, and when to stop.
 
-        The test rows' labels are read when that is decided. An attempt that goes on from one before it on
+        Nothing is chosen by the test rows' labels. An attempt that goes on from one before it on
         this machine gives what a single one would have given.
 
         Raises: CheckpointNotFound, TargetNotFound, Refused, OutOfMemory, NotApplicable (a tuning that the

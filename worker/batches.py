@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 def steps_of(count: int, batch_rows: int, seed: int, epoch: int) -> list[Int[np.ndarray, "b"]]:
     """The rows of each step of an epoch: all rows once, in an order of the seed and the epoch.
 
-    Steps differ by at most one row, so that no few rows make a step of their own.
+    None has more than `batch_rows`, and they differ by at most one row: no few rows make a step of their own.
     """
     order = np.random.default_rng((seed, epoch)).permutation(count)
-    return np.array_split(order, max(1, round(count / batch_rows)))
+    return np.array_split(order, max(1, -(-count // batch_rows)))
 
 
 def micro_batches(

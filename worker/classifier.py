@@ -80,19 +80,22 @@ def new_classifier(body: Body, outputs: int, tuning: Tuning, *, lora_rank: int, 
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, inside = _with_head(body, outputs)
+        model, inside, unused = _with_head(body, outputs)
         head = {name for name, _ in model.named_parameters() if not name.startswith(inside)}
         lacking = set(body.loading["missing"])
         head |= {
             n for n, _ in model.named_parameters() if n.startswith(inside) and n[len(inside) :] in lacking
         }
         _draw(model, head, body.backbone.config)
+    head -= unused
     model = model.to(body.model.device)
     model.requires_grad_(tuning == "full")
     if tuning == "lora":
         _add_lora(body, lora_rank, seed)
     for name, parameter in model.named_parameters():
-        if name in head or _tuned(name, tuning):
+        if name in unused:
+            parameter.requires_grad_(False)
+        elif name in head or _tuned(name, tuning):
             parameter.requires_grad_(True)
     if tuning in {"bitfit", "lora"} and all(
         name in head for name, p in model.named_parameters() if p.requires_grad
@@ -104,23 +107,27 @@ def new_classifier(body: Body, outputs: int, tuning: Tuning, *, lora_rank: int, 
     return Classifier(body=replace(body, model=model, classify=None), head=frozenset(head), tuning=tuning)
 
 
-def _with_head(body: Body, outputs: int) -> tuple[Any, str]:
-    """The model around the backbone, its head without values, and the prefix of the backbone's names."""
+def _with_head(body: Body, outputs: int) -> tuple[Any, str, set[str]]:
+    """The model around the backbone, its head without values; the prefix of its names; and those of
+    its parameters that this classifier does not use (a pooler).
+    """
     config = copy.deepcopy(body.backbone.config)
     config.num_labels = outputs
     config.problem_type = None
     mapping = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     if not _is_whole(body.backbone) or type(config) not in mapping:
-        return PooledClassifier(body.backbone, body, outputs, _dropout_of(config)), "backbone."
+        return PooledClassifier(body.backbone, body, outputs, _dropout_of(config)), "backbone.", set()
     with torch.device("meta"):
         model = mapping[type(config)](config)
     prefix = model.base_model_prefix
+    used = {name for name, _ in getattr(model, prefix).named_parameters()}
+    unused = {f"{prefix}.{name}" for name, _ in body.backbone.named_parameters() if name not in used}
     setattr(model, prefix, body.backbone)
     model.config = config
     for name, child in model.named_children():
         if name != prefix:
             child.to_empty(device="cpu")
-    return model, f"{prefix}."
+    return model, f"{prefix}.", unused
 
 
 def _is_whole(backbone: PreTrainedModel) -> bool:

@@ -67,6 +67,7 @@ class Progress:
     tokens: int = 0
     padded_tokens: int = 0
     retries: int = 0  # for want of memory
+    unsaved: int = 0  # states that the disk did not take
     curve: list[dict[str, float]] = field(default_factory=list)
     ended: str = ""  # why: "epochs", "steps" or "patience"
 
@@ -98,14 +99,19 @@ class Training:
             _groups(self.parameters, spec.weight_decay), lr=rate, betas=BETAS, eps=EPSILON, fused=True
         )
         self.at = Progress()
+        self.resumed_at, self.seconds_before = 0, 0.0
         self.frozen_body = classifier.tuning == "head"
         per_epoch = len(steps_of(len(train.labels), spec.batch_rows, spec.seed, 0))
         self.per_epoch = per_epoch
         self.steps = max(1, min(round(spec.epochs * per_epoch), spec.most_steps or 1 << 62))
-        self.labels = torch.from_numpy(train.labels).to(self.device)
-        self.regression = self.labels.is_floating_point()
-        if self.regression:
-            self.centre, self.scale = float(self.labels.mean()), max(float(self.labels.std()), 1e-12)
+        self.regression = train.labels.dtype.kind == "f"
+        self.centre, self.scale = 0.0, 1.0
+        labels = train.labels
+        if self.regression:  # in standard deviations, before fp32 would round large values away
+            self.centre, self.scale = float(labels.mean()), max(float(labels.std()), 1e-12)
+            labels = ((labels - self.centre) / self.scale).astype(np.float32)
+        self.labels = torch.from_numpy(labels).to(self.device)
+        self.lengths = train.tokens.lengths
 
     def run(self) -> None:
         """Train to the end, and leave the weights that validated best in the model."""
@@ -157,7 +163,7 @@ class Training:
         if self.frozen_body:
             self.body.backbone.eval()
         self.optimiser.zero_grad(set_to_none=True)
-        total, lengths = torch.zeros((), device=self.device), self.train.tokens.lengths
+        total, lengths = torch.zeros((), device=self.device), self.lengths
         tokens = padded = 0
         try:
             with self._autocast():  # one for the whole step: weights are cast once
@@ -181,13 +187,12 @@ class Training:
         logits = self.model(**collate(self.body, self.train.tokens, batch)).logits.float()
         labels = self.labels[torch.from_numpy(batch).to(self.device)]
         if self.regression:
-            wanted = (labels.float() - self.centre) / self.scale
-            return functional.mse_loss(logits[:, 0], wanted, reduction="sum")
+            return functional.mse_loss(logits[:, 0], labels, reduction="sum")
         return functional.cross_entropy(logits, labels, reduction="sum")
 
     def _back_off(self, rows: Int[np.ndarray, "b"]) -> None:
         self.optimiser.zero_grad(set_to_none=True)
-        longest = int(self.train.tokens.lengths[rows].max())
+        longest = int(self.lengths[rows].max())
         if self.budget.tokens <= longest:
             raise OutOfMemory(
                 f"One text of {longest} tokens does not fit into the memory of {self.device.type}."
@@ -210,12 +215,12 @@ class Training:
         at = self.at
         if at.step >= self.steps:
             return True
-        share = self.spec.evaluations / steps
-        return int(at.step_in_epoch * share) > int((at.step_in_epoch - 1) * share)
+        done = at.step_in_epoch * self.spec.evaluations
+        return done // steps > (done - self.spec.evaluations) // steps
 
     def _evaluate(self) -> None:
         at, spec = self.at, self.spec
-        found = self.judge(self.outputs(self.validation, lambda _: None))
+        found = self.judge(self.outputs(self.validation, lambda _: self._say("validating")))
         at.curve.append(
             {
                 "step": at.step,
@@ -255,29 +260,34 @@ class Training:
                 start += len(rows)
         values = np.empty((len(order), found[0].shape[1]), dtype=np.float32)
         values[order] = np.concatenate(found)
-        if self.regression:
-            values = values * self.scale + self.centre
         if not np.isfinite(values).all():
-            raise NonFinite(f"The outputs after step {self.at.step} are NaN or infinite.")
+            rate = self.optimiser.param_groups[0]["lr"]
+            raise NonFinite(
+                f"The outputs after step {self.at.step} of {self.steps}, at a learning rate of {rate:.2g}, "
+                "are NaN or infinite."
+            )
+        if self.regression:
+            return Outputs(values=values.astype(np.float64) * self.scale + self.centre, labels=part.labels)
         return Outputs(values=values, labels=part.labels)
 
-    def _say(self) -> None:
+    def _say(self, stage: str = "training") -> None:
         at = self.at
         left = at.seconds / at.step * (self.steps - at.step) if at.step else None
         so_far = f", validation {at.kept:.3f}" if at.curve else ""
-        self._report(at.step / self.steps, "training", f"step {at.step} of {self.steps}{so_far}", left)
+        self._report(at.step / self.steps, stage, f"step {at.step} of {self.steps}{so_far}", left)
 
     def _resume(self) -> None:
         progress = self._state.load(self.parameters, self.optimiser)
         if progress is not None:
             self.at = Progress(**progress)
+            self.resumed_at, self.seconds_before = self.at.step, self.at.seconds
             for _ in range(self.at.retries):
                 self.budget.halve(2, self.budget.tokens // 2)
 
     def _save(self) -> float:
         """Write the state; return the seconds it took."""
         started = time.monotonic()
-        self._state.save(self.at, self.parameters, self.optimiser)
+        self.at.unsaved += not self._state.save(self.at, self.parameters, self.optimiser)
         return time.monotonic() - started
 
 

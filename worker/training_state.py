@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +52,8 @@ class TrainingState:
             for name, values in self._best.items():
                 parameters[name].copy_(values)
 
-    def save(self, progress: Progress, parameters: Parameters, optimiser: torch.optim.Optimizer) -> None:
-        """Write all that a training goes on from."""
+    def save(self, progress: Progress, parameters: Parameters, optimiser: torch.optim.Optimizer) -> bool:
+        """Write all that a training goes on from; False where the disk does not take it."""
         whole = {
             "key": self._key,
             "progress": asdict(progress),
@@ -62,11 +63,17 @@ class TrainingState:
             "random": random_state(),
         }
         beside = self._path.with_suffix(".part")
-        with beside.open("wb") as file:
-            torch.save(whole, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self._path)
+        try:
+            with beside.open("wb") as file:
+                torch.save(whole, file)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(self._path)
+        except (OSError, RuntimeError):  # the latter is torch's word for a disk that is full
+            with suppress(OSError):
+                beside.unlink()
+            return False
+        return True
 
     def load(self, parameters: Parameters, optimiser: torch.optim.Optimizer) -> dict[str, Any] | None:
         """Set weights, optimiser and random numbers to what was saved; return its progress, or None."""
@@ -74,7 +81,7 @@ class TrainingState:
             found = torch.load(self._path, map_location="cpu", weights_only=True)
         except Exception:
             return None
-        if found["key"] != self._key:
+        if not isinstance(found, dict) or found.get("key") != self._key:
             return None
         self._best = {name: values.to(parameters[name].device) for name, values in found["best"].items()}
         with torch.no_grad():
@@ -84,7 +91,3 @@ class TrainingState:
         set_random_state(found["random"])
         progress: dict[str, Any] = found["progress"]
         return progress
-
-    def clear(self) -> None:
-        """Remove what is on disk."""
-        self._path.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import json
 import time
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -40,6 +41,7 @@ OTHER_RATE = 5e-5
 # Times the rate of full tuning. Hu et al. 2021 and Ben Zaken et al. 2022 (arXiv 2106.10199) train few
 # parameters at 2e-4 .. 5e-4 and 1e-4 .. 1e-3; a head alone is convex, and takes more.
 FASTER: dict[Tuning, float] = {"full": 1.0, "lora": 10.0, "bitfit": 20.0, "head": 50.0}
+FORMAT = 1  # of the state of a training; raised whenever what is in it changes
 LOADED, TRAINED = 0.05, 0.95  # shares of the progress
 
 
@@ -83,7 +85,7 @@ def finetune(inputs: Inputs, spec: FinetuneSpec, judge: Judge, report: Report) -
         }
         training = _training(inputs, body, parts, spec, judge, report)
         training.run()
-        validation = training.outputs(parts["validation"], lambda _: None)
+        validation = training.outputs(parts["validation"], lambda _: report(TRAINED, "validating", "", None))
         unseen = Part(tokens=smaller.of(tokens["test"]) if smaller else tokens["test"], labels=np.zeros(0))
         said = training.outputs(
             unseen, lambda share: report(TRAINED + (1 - TRAINED) * share, "scoring the test rows", "", None)
@@ -94,14 +96,15 @@ def finetune(inputs: Inputs, spec: FinetuneSpec, judge: Judge, report: Report) -
         validation=validation,
         test=Outputs(values=said.values, labels=_labels(inputs, "test", spec)),
         curve=tuple(training.at.curve),
-        facts=facts | {"seconds": round(time.monotonic() - started, 3)},
+        facts=facts | {"seconds": round(training.seconds_before + time.monotonic() - started, 3)},
     )
 
 
 def _training(
     inputs: Inputs, body: Body, parts: Mapping[Role, Part], spec: FinetuneSpec, judge: Judge, report: Report
 ) -> Training:
-    classes, key = inputs.rows.head.classes, _key(inputs, spec)
+    classes, dtype = inputs.rows.head.classes, pick_dtype(body.model.device, spec.precision)
+    key = _key(inputs, spec, dtype, body.model.device)
     _check_labels(parts["train"].labels)
     return Training(
         new_classifier(
@@ -115,7 +118,7 @@ def _training(
         parts["validation"],
         spec,
         rate=rate_of(spec, body.architecture),
-        dtype=pick_dtype(body.model.device, spec.precision),
+        dtype=dtype,
         judge=judge,
         state=TrainingState(inputs.folder / f"training-{key[:16]}.pt", key),
         report=lambda fraction, *said: report(LOADED + (TRAINED - LOADED) * fraction, *said),
@@ -147,8 +150,18 @@ def _facts(
         "train_seconds": round(at.seconds, 3),
         "batch_tokens": training.budget.tokens,
         "out_of_memory_retries": at.retries,
+        "resumed_at_step": training.resumed_at,
+        "states_not_saved": at.unsaved,
+        "classes_without_train_rows": _unseen(inputs, training),
         "peak_memory_bytes": _peak_memory(device),
     }
+
+
+def _unseen(inputs: Inputs, training: Training) -> list[str]:
+    """Classes that the train rows taken do not have: they are hardly ever predicted."""
+    classes = inputs.rows.head.classes or ()
+    seen = set(training.train.labels.tolist())
+    return [name for number, name in enumerate(classes) if number not in seen]
 
 
 def _check_labels(labels: Any) -> None:
@@ -196,12 +209,14 @@ def _labels(inputs: Inputs, role: Role, spec: FinetuneSpec) -> Any:
     return inputs.rows.labels(role, _most_rows(spec, role))
 
 
-def _key(inputs: Inputs, spec: FinetuneSpec) -> str:
+def _key(inputs: Inputs, spec: FinetuneSpec, dtype: torch.dtype, device: torch.device) -> str:
     """Of a training: equal keys, equal results."""
     parts = {
+        "format": FORMAT,
         "checkpoint": inputs.files.digest,
         "target": inputs.rows.head.fingerprint,
-        "torch": torch.__version__,
+        "made_by": [version(name) for name in ("torch", "transformers", "peft")],
+        "computed": [str(dtype), device_name(device)],
     }
     return hashlib.sha256(json.dumps(parts | asdict(spec), sort_keys=True).encode()).hexdigest()
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from worker.bodies import Body
     from worker.tokens import Tokens
 
-MOST_PAD_ID = 1000  # rows up to the padding's own keep their places; beyond so many that would gain nothing
+MOST_PAD_ID = 1000  # rows up to the padding's own keep their places; beyond so many that would gain little
 WORTH = 0.9  # of the table: where more of it is used, it is left as it is
 
 
@@ -65,10 +65,14 @@ def used_only(body: Body, roles: Sequence[Tokens]) -> SmallerTable | None:
     Left alone is a table that is more than that: one that scales, one whose weight another module shares.
     """
     whole = body.backbone.get_input_embeddings()
-    if type(whole) is not nn.Embedding or body.pad_id > MOST_PAD_ID:
+    last = max(body.pad_id, -1 if whole.padding_idx is None else int(whole.padding_idx))
+    if type(whole) is not nn.Embedding or last > MOST_PAD_ID:
         return None
-    shared = [p for p in body.backbone.parameters() if p is whole.weight]
-    kept = np.union1d(np.arange(body.pad_id + 1), np.concatenate([tokens.used() for tokens in roles]))
-    if len(shared) != 1 or len(kept) > WORTH * whole.num_embeddings:
+    kept = np.union1d(np.arange(last + 1), np.concatenate([tokens.used() for tokens in roles]))
+    if len(kept) > WORTH * whole.num_embeddings:
         return None
-    return SmallerTable(body, kept)
+    smaller = SmallerTable(body, kept)
+    if any(one is whole.weight for _, one in body.backbone.named_parameters(remove_duplicate=False)):
+        body.backbone.set_input_embeddings(whole)
+        return None
+    return smaller

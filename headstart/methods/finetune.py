@@ -112,13 +112,17 @@ def judged(outputs: Outputs, metric: str, *, classes: bool) -> float:
     return METRICS[metric](predictions(outputs.values, classes=classes), outputs.labels)
 
 
-def has_collapsed(validation: Outputs, *, classes: bool) -> bool:
-    """Whether the run does no better on the validation rows than the largest class, or a constant, would."""
-    said = predictions(validation.values, classes=classes)
+def has_collapsed(validation: Outputs, metric: str, *, classes: bool) -> bool:
+    """Whether the run does no better on the validation rows than the largest class, or a constant, would.
+
+    By the target's own metric: where classes are skewed, a run may be worth more than the largest class and
+    yet be right less often. Validation rows of one class tell nothing, and are no collapse.
+    """
+    said, truth = predictions(validation.values, classes=classes), validation.labels
     if not classes:
-        return bool(np.ptp(said) == 0) or METRICS["spearman"](said, validation.labels) <= 0
-    largest = np.bincount(validation.labels).max() / len(said)
-    return bool(np.mean(said == validation.labels) <= largest)
+        return bool(np.ptp(said) == 0) or METRICS[metric](said, truth) <= 0
+    constant = np.full_like(truth, np.bincount(truth).argmax())
+    return len(np.unique(truth)) > 1 and METRICS[metric](said, truth) <= METRICS[metric](constant, truth)
 
 
 def told(found: Finetuned, metric: str, *, classes: bool, seed: int) -> dict[str, Any]:
@@ -127,7 +131,7 @@ def told(found: Finetuned, metric: str, *, classes: bool, seed: int) -> dict[str
     return {
         "seed": seed,
         "value": METRICS[metric](said, found.test.labels),
-        "collapsed": has_collapsed(found.validation, classes=classes),
+        "collapsed": has_collapsed(found.validation, metric, classes=classes),
         "metrics": {name: of(said, found.test.labels) for name, of in metrics_for(classes=classes).items()},
         "validation": judged(found.validation, metric, classes=classes),
         "curve": list(found.curve),

@@ -292,6 +292,12 @@ def _store_doubted(
     params = connection.execute(select(jobs.c.params).where(jobs.c.id == job_id)).scalar_one()
     doubted = {"params": params, "quarantine": why[0], "quarantine_note": why[1], "created_at": now}
     key = _key_of(connection, job_id)
+    same = key | {"quarantine": why[0], "value": measured["value"]}
+    known = connection.scalar(
+        select(scores.c.id).where(*(scores.c[n] == v for n, v in same.items())).limit(1)
+    )
+    if known is not None:
+        return int(known)
     return int(
         connection.execute(
             insert(scores).values(key | measured | doubted).returning(scores.c.id)

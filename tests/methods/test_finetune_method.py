@@ -118,13 +118,25 @@ def test_a_run_that_collapses_twice_is_no_evidence() -> None:
 
 
 def test_what_a_collapse_is() -> None:
-    assert has_collapsed(MAJORITY, classes=True)
+    assert has_collapsed(MAJORITY, "accuracy", classes=True)
     below = Outputs(values=logits((LABELS + 1) % 3), labels=LABELS)
-    assert has_collapsed(below, classes=True)
-    assert not has_collapsed(outputs(4), classes=True)
+    assert has_collapsed(below, "accuracy", classes=True)
+    assert not has_collapsed(outputs(4), "accuracy", classes=True)
     values = np.linspace(0, 1, 10)
-    assert has_collapsed(Outputs(values=np.full((10, 1), 2.0), labels=values), classes=False)
-    assert not has_collapsed(Outputs(values=values[:, None], labels=values), classes=False)
+    assert has_collapsed(Outputs(values=np.full((10, 1), 2.0), labels=values), "spearman", classes=False)
+    assert not has_collapsed(Outputs(values=values[:, None], labels=values), "spearman", classes=False)
+
+
+def test_a_run_of_skewed_classes_is_judged_by_the_target_s_own_metric() -> None:
+    truth = np.repeat([0, 1], [90, 10])
+    said = truth.copy()
+    said[:8], said[95:] = 1, 0  # right less often than the largest class, and better
+    found = Outputs(values=logits(said, 2), labels=truth)
+    assert has_collapsed(found, "accuracy", classes=True)
+    assert not has_collapsed(found, "macro_f1", classes=True)
+    assert not has_collapsed(found, "matthews", classes=True)
+    one_class = Outputs(values=logits(np.zeros(10, int), 2), labels=np.zeros(10, int))
+    assert not has_collapsed(one_class, "accuracy", classes=True)
 
 
 def test_the_labels_of_the_test_rows_choose_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,11 +18,12 @@ from headstart.rows import RowsFile, RowsHead, write_rows
 from headstart.workbench import FinetuneSpec
 from tests.worker.tiny_checkpoints import ARCHITECTURES, make_tiny
 from worker import finetune as loop
+from worker.batches import steps_of
 from worker.bodies import load_body
 from worker.cache import Cache
 from worker.checkpoints import read_folder
 from worker.classifier import new_classifier
-from worker.finetune import schedule
+from worker.finetune import Progress, Training, schedule
 from worker.tuned import Inputs, finetune
 
 if TYPE_CHECKING:
@@ -300,6 +302,112 @@ def test_a_loss_that_is_no_number_is_told_with_step_and_rate(inputs: Inputs) -> 
 def test_train_rows_of_one_class_are_refused(inputs: Inputs) -> None:
     with pytest.raises(NotApplicable, match="same label"):
         finetune(inputs, replace(SPEC, max_train_rows=1), judge, ignore)
+
+
+def test_a_class_that_the_train_rows_do_not_have_is_told(inputs: Inputs) -> None:
+    found = finetune(three_classes(inputs), replace(SPEC, epochs=1), judge, ignore)
+    assert found.classes == ("absent", "bad", "good")
+    assert found.facts["classes_without_train_rows"] == ["absent"]
+
+
+def three_classes(inputs: Inputs) -> Inputs:
+    class Wider(RowsFile):
+        def labels(self, role: str, most: int) -> np.ndarray:
+            return super().labels(role, most) + 1
+
+    rows = Wider(inputs.folder.parent / "rows.parquet")
+    rows.head = replace(rows.head, classes=("absent", "bad", "good"))
+    rows.labels = lambda role, most: RowsFile.labels(inputs.rows, role, most) + 1
+    return replace(inputs, rows=rows)
+
+
+@pytest.mark.parametrize("evaluations", [1, 2, 7, 10, 100])
+def test_there_are_as_many_evaluations_in_an_epoch_as_asked(evaluations: int) -> None:
+    for steps in range(1, 400):
+        training = SimpleNamespace(
+            at=Progress(step=1), steps=10**6, spec=replace(SPEC, evaluations=evaluations)
+        )
+        due = 0
+        for training.at.step_in_epoch in range(1, steps + 1):
+            due += Training._due(training, steps)
+        assert due == min(evaluations, steps)
+
+
+def test_a_step_has_the_rows_asked_for_at_most_and_no_two_epochs_are_alike() -> None:
+    for count, batch in ((160, 110), (10, 16), (33, 16), (1000, 1)):
+        steps = steps_of(count, batch, 0, 0)
+        assert max(map(len, steps)) <= batch or count < batch
+        assert max(map(len, steps)) - min(map(len, steps)) <= 1
+        assert sorted(np.concatenate(steps)) == list(range(count))
+    assert not np.array_equal(np.concatenate(steps_of(50, 8, 0, 0)), np.concatenate(steps_of(50, 8, 0, 1)))
+
+
+def test_the_weights_are_those_of_a_plain_loop(inputs: Inputs) -> None:
+    calm = without_dropout(inputs)
+    spec = replace(SPEC, epochs=1, most_steps=3, weight_decay=0.5, most_gradient=0.02, learning_rate=1e-2)
+    found = finetune(calm, spec, judge, ignore)
+    body = load_body(calm.files, torch.device("cpu"), torch.float32, with_head=False)
+    model = new_classifier(body, 2, "full", lora_rank=8, seed=0).body.model
+    assert found.facts["trained_parameters"] < sum(p.numel() for p in model.parameters())
+    decays = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    plain = [p for p in model.parameters() if p.requires_grad and p.ndim == 1]
+    optimiser = torch.optim.AdamW(
+        [{"params": decays, "weight_decay": 0.5}, {"params": plain, "weight_decay": 0.0}]
+    )
+    texts = [text for batch, _ in calm.rows.texts("train", 1000) for text in batch]
+    labels = torch.from_numpy(calm.rows.labels("train", 1000))
+    norms = []
+    model.train()
+    for step, rows in enumerate(steps_of(160, 16, 0, 0)[:3]):
+        for group in optimiser.param_groups:
+            group["lr"] = 1e-2 * schedule(step, 3, 0.1)
+        batch = body.tokenizer([texts[row] for row in rows], padding=True, return_tensors="pt")
+        optimiser.zero_grad()
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        torch.nn.functional.cross_entropy(logits, labels[rows]).backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), 0.02)))
+        optimiser.step()
+    assert min(norms) > 0.02
+    model.eval()
+    said = [text for batch, _ in calm.rows.texts("test", 1000) for text in batch]
+    batch = body.tokenizer(said, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        wanted = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.numpy()
+    np.testing.assert_allclose(found.test.values, wanted, atol=2e-4)
+
+
+def test_a_padding_of_the_table_beyond_that_of_the_tokenizer_keeps_its_place(tmp_path: Path) -> None:
+    folder = make_tiny("llama", tmp_path / "checkpoint", pad_token_id=200)
+    inputs = made(tmp_path, folder)
+    assert finetune(inputs, replace(SPEC, most_steps=2), judge, ignore).facts["steps"] == 2
+
+
+def test_large_values_are_learnt_as_well_as_small_ones(tmp_path: Path, folder: Path) -> None:
+    class Shifted(RowsFile):
+        def labels(self, role: str, most: int) -> np.ndarray:
+            return super().labels(role, most) + 1e9
+
+    small = made(tmp_path, folder, regression=True)
+    large = replace(small, rows=Shifted(tmp_path / "rows.parquet"))
+
+    def near(outputs: Outputs) -> float:
+        return float(np.corrcoef(outputs.values[:, 0], outputs.labels)[0, 1])
+
+    one, other = (finetune(each, replace(SPEC, epochs=2), near, ignore) for each in (small, large))
+    np.testing.assert_allclose(other.test.values - 1e9, one.test.values, atol=1e-3)
+
+
+def test_a_disk_that_is_full_costs_the_state_and_not_the_training(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(torch, "save", full)
+    found = finetune(inputs, replace(SPEC, epochs=1), judge, ignore)
+    assert found.facts["states_not_saved"] > 0
+    assert list(inputs.folder.iterdir()) == []
 
 
 def test_few_rows_and_few_steps(inputs: Inputs) -> None:
