@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MOST_ANSWERS = 1_024  # kept answers to questions that come again
 MOST_BYTES = 1 << 15  # of a question and its answer that are kept
+MOST_LISTED = 50  # candidates of an answer that is kept for other words
 SECONDS_BASIS = b"assumed"  # nobody has timed finetunes yet
 
 
@@ -46,10 +47,36 @@ def answer(snapshot: Snapshot, question: Question, body: bytes) -> tuple[bytes, 
 
 
 def _write(snapshot: Snapshot, question: Question) -> bytes:
-    families = _families(snapshot, question.family)
-    target = _target(snapshot, question)
+    """The answer. That of a question asked in other words is found again; hardly two describe one size."""
+    families, target = _families(snapshot, question.family), _target(snapshot, question)
+    wanted = _filter(families, question)
+
+    def make() -> bytes:
+        return _said(snapshot, question, families, target, wanted)
+
+    if question.limit > MOST_LISTED or (target is None and _train_size(question, target) is not None):
+        return make()
+    return snapshot.written.get(_asked(question, target, wanted), make)
+
+
+def _asked(question: Question, target: Target | None, wanted: Filter) -> tuple[Any, ...]:
+    """What an answer depends on beside the snapshot."""
+    about: Any = None if target is None else target.id
+    if target is None and question.target is not None:
+        described = question.target
+        about = (described.train_size, described.classes, described.task is not None)
+    shown = (question.limit, question.worth, question.explain, question.next_jobs, question.pareto)
+    return question.family, about, wanted, shown
+
+
+def _said(
+    snapshot: Snapshot,
+    question: Question,
+    families: list[FamilySnapshot],
+    target: Target | None,
+    wanted: Filter,
+) -> bytes:
     boards = [_board(family, question, target) for family in families]
-    wanted = _filter(boards, question)
     best = snapshot.best(boards, wanted)
     facts = [facts_of(board, target, snapshot.families.values()) for board in boards]
     candidates = _explained(best, question.limit) if question.explain else best.written(question.limit)
@@ -57,7 +84,7 @@ def _write(snapshot: Snapshot, question: Question) -> bytes:
         head = _head(best, facts, target, question, wanted, snapshot.evidence_version)
     else:
         key = (*_key(question, target), wanted if question.pareto else None)
-        head = best.text(key, lambda: _head(best, facts, target, question, wanted, snapshot.evidence_version))
+        head = best.made(key, lambda: _head(best, facts, target, question, wanted, snapshot.evidence_version))
     families_said = [one.json for one in facts]
     if question.explain:
         families_said = [
@@ -96,9 +123,9 @@ def _head(
         key = (wished, train_size, name, there)
         proposals = best.of_jobs(key, lambda: proposals_of(jobs, there, timed=timed))
     words = Words(said, there, question.worth, proposals)
-    verdict = best.text(words, lambda: orjson.dumps(verdict_of(best, words, wanted))[1:-1])
+    verdict = best.made(words, lambda: orjson.dumps(verdict_of(best, words, wanted))[1:-1])
     has_task = question.target is not None and question.target.task is not None
-    notes = best.text(
+    notes = best.made(
         (said, has_task), lambda: orjson.dumps(_all_notes(best, facts, target, has_task=has_task))
     )
     return b'{%s,%s,"next_jobs":[%s],"seconds_basis":"%s","pareto":%s,"evidence_version":%d,"notes":%s' % (
@@ -122,13 +149,15 @@ def _all_notes(best: Best, facts: list[Facts], target: Target | None, *, has_tas
     return notes
 
 
-def _filter(boards: list[Board], question: Question) -> Filter:
-    """What the question asks for, names that nobody has left out."""
-    known: tuple[str, ...] = ()
-    if question.exclude:
-        rows = [board.family.row_of for board in boards]
-        known = tuple([name for name in question.exclude if any(name in row_of for row_of in rows)])
-    return Filter(question.max_parameters, question.licenses, known)
+def _filter(families: list[FamilySnapshot], question: Question) -> Filter:
+    """What the question asks for: names that nobody has left out, and each once, in an order of their own."""
+    licenses, exclude = question.licenses, question.exclude
+    if licenses:
+        licenses = tuple(sorted({one.casefold() for one in licenses}))
+    if exclude:
+        rows = [family.row_of for family in families]
+        exclude = tuple(sorted({name for name in exclude if any(name in row_of for row_of in rows)}))
+    return Filter(question.max_parameters, licenses, exclude)
 
 
 def _families(snapshot: Snapshot, name: str | None) -> list[FamilySnapshot]:

@@ -41,9 +41,9 @@ class Best:
         self._outcome = outcome
         self._shelf = shelf
 
-    def text(self, key: tuple[Any, ...], make: Callable[[], bytes]) -> bytes:
+    def made(self, key: Any, make: Callable[[], V]) -> V:
         """A part of answers that depends on the contest and on `key`, whatever the filter."""
-        return self._outcome.text(key, make)
+        return self._outcome.made(key, make)
 
     @property
     def regret(self) -> float | None:

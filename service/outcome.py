@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 V = TypeVar("V")
 MOST_KEPT = 8  # lists of next jobs, and of joined candidates, that are kept
 MOST_JOINED = 1 << 15  # bytes of the latter
-MOST_TEXTS = 48  # parts of answers that are kept
+MOST_PARTS = 48  # parts of answers that are kept
 
 
 class Job(NamedTuple):
@@ -146,7 +146,7 @@ class Outcome:
         self.summary = orjson.dumps(self._summary(boards))[1:-1]
         self.prospects: Prospects | None = None  # once they were asked for
         self.joined: dict[Any, bytes] = {}  # candidates written one after the other
-        self._texts: dict[tuple[Any, ...], bytes] = {}
+        self._parts: dict[Any, Any] = {}
 
     @property
     def first(self) -> tuple[Any, ...]:
@@ -158,13 +158,13 @@ class Outcome:
             ]
         )
 
-    def text(self, key: tuple[Any, ...], make: Callable[[], bytes]) -> bytes:
+    def made(self, key: Any, make: Callable[[], V]) -> V:
         """A part of answers that depends on the contest and on `key`: made once, while it is kept."""
-        found = self._texts.get(key)
+        found: V | None = self._parts.get(key)
         if found is None:
-            if len(self._texts) >= MOST_TEXTS:
-                self._texts.clear()
-            found = self._texts[key] = make()
+            if len(self._parts) >= MOST_PARTS:
+                self._parts.clear()
+            found = self._parts[key] = make()
         return found
 
     @property

@@ -27,7 +27,7 @@ from service.best import Best
 from service.board import ANY, NEXT_JOBS, Board, Filter, Standing
 from service.candidates import DAY
 from service.families import facts_of
-from service.kept import Shelf
+from service.kept import Recent, Shelf
 from service.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from headstart.recommend.posterior import Posterior
     from headstart.store import Store
 
+MOST_WRITTEN = 1_024  # answers, some 6 kB each
 USUAL_TRAIN_SIZES = (None, *(4**k for k in range(4, 11)))  # 256 to 1,048,576 rows
 USUAL_CLASSES = (None, 2, 4, 8, 16, 32)
 _log = structlog.get_logger("headstart.service")
@@ -212,6 +213,7 @@ class Snapshot:
     tag: str = field(init=False)  # of all that an answer depends on, the question apart
     # question -> answer and its ETag, oldest first
     answers: OrderedDict[bytes, tuple[bytes, str]] = field(default_factory=OrderedDict)
+    written: Recent[bytes] = field(default_factory=lambda: Recent(MOST_WRITTEN))  # whatever the words
 
     def __post_init__(self) -> None:
         """Tell snapshots apart that may answer differently: software, posteriors, targets, day (ages)."""

@@ -45,34 +45,54 @@ class Words(NamedTuple):
     proposals: tuple[Proposal, ...]  # at most two, the best first
 
 
+class _Choice(NamedTuple):
+    """The first choice, and what does not hang on what it is worth. It holds no board, see `Outcome`."""
+
+    board: int
+    entry: Entry
+    beside: int  # the board of the best vanilla
+    name: str
+    rests_on: str
+
+
 def verdict_of(best: Best, words: Words, wanted: Filter) -> dict[str, Any]:
     """The verdict on the first choice, in words as well."""
-    found = best.top(1)
-    if not found:
+    first = best.made("choice", lambda: _choice_of(best, wanted))
+    if first is None:
         verdict, said = _nothing_to_choose(best, words.target)
         return {"verdict": verdict, "sentence": said, "worth": words.worth, "p_worth": None}
-    board, first = best.boards[found[0].board], found[0].entry
-    beside = _best_vanilla(best, board, wanted)
-    over = _lead(board, first, beside, words.worth)
+    board, beside = best.boards[first.board], best.boards[first.beside]
+    over = _lead(board, first.entry, beside, words.worth)
     verdict = decide.judge(over.gain, over.p_beats, over.p_worth, words.worth)
-    fitted, name = board.family.posterior, board.family.names[first.row]
     said = sentence(
         verdict,
-        checkpoint=name,
+        checkpoint=first.name,
         vanilla=beside.family.vanilla,
         target=words.target,
         there=words.there,
         worth=words.worth,
-        rests_on=rests_on_in_words(
-            finetuned=int(fitted.finetuned[first.row]) - (first.runs_here > 0),
-            runs_here=first.runs_here,
-            probed=bool(fitted.probed[first.row]),
-            probes_here=first.probes_here,
-        ),
-        next_job=_next_job(verdict, words, best.regret, name, beside),
+        rests_on=first.rests_on,
+        next_job=_next_job(verdict, words, best.regret, first.name, beside),
         **over._asdict(),
     )
     return {"verdict": verdict, "sentence": said, "worth": words.worth, "p_worth": round(over.p_worth, 4)}
+
+
+def _choice_of(best: Best, wanted: Filter) -> _Choice | None:
+    found = best.top(1)
+    if not found:
+        return None
+    at, entry = found[0]
+    board = best.boards[at]
+    fitted = board.family.posterior
+    rests_on = rests_on_in_words(
+        finetuned=int(fitted.finetuned[entry.row]) - (entry.runs_here > 0),
+        runs_here=entry.runs_here,
+        probed=bool(fitted.probed[entry.row]),
+        probes_here=entry.probes_here,
+    )
+    beside = best.boards.index(_best_vanilla(best, board, wanted))
+    return _Choice(at, entry, beside, board.family.names[entry.row], rests_on)
 
 
 def _nothing_to_choose(best: Best, target: str) -> tuple[decide.Verdict, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,6 +105,65 @@ def test_filters_that_leave_the_same_candidates_are_one_contest(filled: Store) -
     for one in same:
         told(current, {"family": FAMILY, "target": {"name": TARGETS[0]}, "max_parameters": one})
     assert len(current.shelf.filtered.items()) == 1
+
+
+def test_a_question_in_other_words_is_the_same_question(filled: Store) -> None:
+    current = fresh(filled)
+    target = current.targets_by_name[TARGETS[4]]
+    first: dict[str, Any] = {
+        "family": FAMILY,
+        "target": {"name": target.name},
+        "licenses": ["mit", "Apache-2.0"],
+        "exclude": ["author-1/model-1", "author-2/model-2"],
+    }
+    others = [
+        first | {"target": {"id": target.id}},
+        first | {"licenses": ["apache-2.0", "MIT", "mit"]},
+        first
+        | {"exclude": ["author-2/model-2", "nobody/knows-this", "author-1/model-1", "author-1/model-1"]},
+        first | {"limit": 10, "worth": 0.5, "explain": False, "next_jobs": 3},
+    ]
+    expected = told(current, first)
+    assert len(current.written.items()) == 1
+    assert [told(current, other) for other in others] == [expected] * 4
+    assert len(current.written.items()) == 1
+    different = [
+        first | {"limit": 9}, first | {"worth": 0.6}, first | {"explain": True}, first | {"next_jobs": 2},
+        first | {"pareto": True}, first | {"max_parameters": 10**9}, first | {"licenses": ["mit"]},
+        first | {"exclude": []}, first | {"target": {"name": TARGETS[5]}}, first | {"target": {}},
+        first | {"target": {"task": "x"}}, first | {"target": {"classes": 2}}, first | {"target": None},
+        {key: first[key] for key in first if key != "family"},
+    ]  # fmt: skip
+    for other in different:
+        told(current, other)
+    assert len(current.written.items()) == 1 + len(different)
+
+
+def test_a_snapshot_that_answered_is_forgotten_once_it_is_replaced(store: Store) -> None:
+    runs = [finetune(c, t, 0.7 + n / 50) for t in "ab" for n, c in enumerate(("base", "m0", "m1"))]
+    add(store, *runs)
+    refit_stale(store)
+    snapshots = Snapshots(store, 60)
+    snapshots.refresh()
+    assert snapshots.current is not None
+    snapshots.current.warm()
+    for question in ({}, {"target": {"name": "a"}}, {"target": {"train_size": 900}}):
+        for more in (
+            {},
+            {"exclude": ["m0"]},
+            {"explain": True, "pareto": True, "next_jobs": 9},
+            {"limit": 99},
+        ):
+            told(snapshots.current, question | more)
+    held: list[Any] = [snapshots.current.families["base"]]
+    held += [board for _, board in snapshots.current.shelf._boards.items()]
+    gone = [weakref.ref(one) for one in held]
+    assert len(gone) > 4
+    del held
+    add(store, finetune("m2", "a", 0.8))
+    refit_stale(store)
+    snapshots.refresh()
+    assert {one() for one in gone} == {None}, "what is frozen for the collector has to go by itself"
 
 
 def test_whether_the_vanilla_passes_is_part_of_the_contest(filled: Store) -> None:
