@@ -34,20 +34,14 @@ class Job(NamedTuple):
     json: bytes
 
 
-class _On(NamedTuple):
-    """The checkpoint of a job."""
-
-    checkpoint: str
-    family: str
-    runs_here: int
-    seconds_a_row: float  # that a finetune takes
-
-
 class _Pick(NamedTuple):
     """A job worth making, but for what it takes on a target of a certain size."""
 
     job: NextJob
-    on: _On
+    checkpoint: str
+    family: str
+    runs_here: int
+    seconds_a_row: float  # that a finetune takes
     json: bytes  # an object without its closing brace and what depends on the size
 
 
@@ -58,12 +52,16 @@ class Prospects:
         """Each board with its side."""
         self._jobs = contest.jobs(sides)
         self._measured = sum(board.finetuned_here for board in boards)
-        self._on = [
-            _On(family.names[row], family.name, runs_here, float(family.seconds_a_row[row]))
-            for family, side in zip([board.family for board in boards], sides, strict=True)
+        on = [
+            (board.family, row, runs_here)
+            for board, side in zip(boards, sides, strict=True)
             for row, runs_here in _first_of(side)
         ]
-        self._seconds_a_row = np.array([one.seconds_a_row for one in self._on])
+        # in columns, which the garbage collector passes over: thousands of prospects are kept
+        self._names = tuple([family.names[row] for family, row, _ in on])
+        self._families = tuple([family.name for family, _, _ in on])
+        self._runs_here = tuple([runs_here for _, _, runs_here in on])
+        self._seconds_a_row = np.array([family.seconds_a_row[row] for family, row, _ in on], dtype=float)
         self._picks: dict[tuple[int, int, str | None], list[_Pick]] = {}
         self._told: dict[tuple[int, int, str | None], tuple[Job, ...]] = {}  # the last that were asked for
         self._kept: dict[Any, Any] = {}  # what was made of them
@@ -100,16 +98,17 @@ class Prospects:
         timed = self._jobs.timed(cost.START + rows * self._seconds_a_row)
         picks = []
         for job in next_jobs(timed, count, finetuned_here=self._measured):
-            on = self._on[job.row]
+            name, family, runs_here = self._names[job.row], self._families[job.row], self._runs_here[job.row]
             text = {
-                "checkpoint": on.checkpoint,
-                "family": on.family,
+                "checkpoint": name,
+                "family": family,
                 "target": target,
                 "method": job.method,
-                "runs_here": on.runs_here,
+                "runs_here": runs_here,
                 "value": round(job.value, 6),
             }
-            picks.append(_Pick(job, on, orjson.dumps(text)[:-1]))
+            seconds = float(self._seconds_a_row[job.row])
+            picks.append(_Pick(job, name, family, runs_here, seconds, orjson.dumps(text)[:-1]))
         return picks
 
 
@@ -121,10 +120,10 @@ def _first_of(side: contest.Side) -> list[tuple[int, int]]:
 
 def _job(pick: _Pick, rows: int) -> Job:
     """The job on a target with these rows to train on."""
-    job, on = pick.job, pick.on
-    seconds = cost.START + rows * on.seconds_a_row if job.method == FINETUNE else job.seconds
+    job = pick.job
+    seconds = cost.START + rows * pick.seconds_a_row if job.method == FINETUNE else job.seconds
     json = b'%s,"seconds":%.1f,"value_per_second":%.9f}' % (pick.json, seconds, job.value / seconds)
-    return Job(on.checkpoint, on.family, job.method, on.runs_here, round(seconds, 1), json)
+    return Job(pick.checkpoint, pick.family, job.method, pick.runs_here, round(seconds, 1), json)
 
 
 def _without_draws(side: contest.Side) -> contest.Side:

@@ -334,6 +334,7 @@ class Snapshots:
         """Beside the traffic. Two boards of a view may be made; one is kept."""
         if self.current is not None:
             self.current.warm()
+            gc.freeze()  # the boards as well
         return True
 
     def _guarded(self, step: Callable[[], bool]) -> bool:
