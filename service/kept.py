@@ -22,6 +22,16 @@ MOST_PROSPECTS = 2_048  # some 3 kB each
 V = TypeVar("V")
 
 
+def once(kept: dict[Any, V], key: Hashable, make: Callable[[], V], most: int) -> V:
+    """What is kept under the key, made if it is not there; `most` things are kept, then none, and so on."""
+    found = kept.get(key)
+    if found is None:
+        if len(kept) >= most:
+            kept.clear()
+        found = kept[key] = make()
+    return found
+
+
 class Recent(Generic[V]):
     """The last used of what was made. Shared with the thread that makes boards beside the traffic."""
 

@@ -10,6 +10,7 @@ import orjson
 
 from headstart.recommend import contest, cost
 from headstart.recommend.plan import FINETUNE, next_jobs
+from service.kept import once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,22 +77,14 @@ class Prospects:
         told = self._told.get(asked)
         if told is None:
             key = (count, round(math.log(rows, 4)), target)
-            picks = self._picks.get(key)
-            if picks is None:
-                if len(self._picks) >= MOST_KEPT:
-                    self._picks.clear()
-                picks = self._picks[key] = self._picked(count, 4 ** key[1], target)
+            picks = once(self._picks, key, lambda: self._picked(count, 4 ** key[1], target), MOST_KEPT)
             told = tuple([_job(pick, rows) for pick in picks])
             self._told = {asked: told}
         return told
 
     def made(self, key: Any, make: Callable[[], V]) -> V:
         """Something that depends on the prospects and on `key`: made once, while it is kept."""
-        found: V | None = self._kept.get(key)
-        if found is None:
-            if len(self._kept) >= MOST_KEPT:
-                self._kept.clear()
-            found = self._kept[key] = make()
+        found: V = once(self._kept, key, make, MOST_KEPT)
         return found
 
     def _picked(self, count: int, rows: int, target: str | None) -> list[_Pick]:
@@ -159,11 +152,7 @@ class Outcome:
 
     def made(self, key: Any, make: Callable[[], V]) -> V:
         """A part of answers that depends on the contest and on `key`: made once, while it is kept."""
-        found: V | None = self._parts.get(key)
-        if found is None:
-            if len(self._parts) >= MOST_PARTS:
-                self._parts.clear()
-            found = self._parts[key] = make()
+        found: V = once(self._parts, key, make, MOST_PARTS)
         return found
 
     @property

@@ -9,7 +9,7 @@ looked at once, at the end. On one device the same seed gives the same bits, int
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,8 @@ from worker.reading import is_out_of_memory
 from worker.training_state import TrainingState, random_state, set_random_state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from jaxtyping import Float, Int
 
@@ -202,11 +203,9 @@ class Training:
         self.budget.halve(2, self.budget.tokens // 2)
         self.at.retries += 1
 
-    @contextmanager
-    def _autocast(self) -> Iterator[None]:
+    def _autocast(self) -> AbstractContextManager[Any]:
         cast = self.dtype != torch.float32
-        with torch.autocast(self.device.type, self.dtype) if cast else nullcontext():
-            yield
+        return torch.autocast(self.device.type, self.dtype) if cast else nullcontext()
 
     # -- between steps
 
@@ -246,16 +245,14 @@ class Training:
     def outputs(self, part: Part, report: Callable[[float], None]) -> Outputs:
         """What the model says of every row, in their order."""
         self.model.eval()
-        lengths = part.tokens.lengths
-        order = np.argsort(-lengths, kind="stable")
+        order = np.argsort(-part.tokens.lengths, kind="stable")
+        lengths = part.tokens.lengths[order]
         found: list[np.ndarray] = []
         start = 0
         with torch.inference_mode(), self._autocast():
             while start < len(order):
                 report(start / len(order))
-                rows = order[
-                    start : start + self.budget.fitting(lengths[order], start, padded=self.body.padded)
-                ]
+                rows = order[start : start + self.budget.fitting(lengths, start, padded=self.body.padded)]
                 found.append(self.model(**collate(self.body, part.tokens, rows)).logits.float().cpu().numpy())
                 start += len(rows)
         values = np.empty((len(order), found[0].shape[1]), dtype=np.float32)

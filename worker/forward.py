@@ -73,11 +73,7 @@ def run_pass(
     NonFinite, OutOfMemory, NotApplicable (no such layer, or not [b, t, d]; a pass that fails), Refused
     (tokens that the embeddings do not have), and what `report` raises.
     """
-    if tokens.largest >= body.vocabulary:
-        raise Refused(
-            f"The tokenizer makes token {tokens.largest}, and the embeddings end at {body.vocabulary - 1}.",
-            "Save the tokenizer that belongs to the weights beside them.",
-        )
+    check_vocabulary(body, tokens)
     started = time.monotonic()
     order = np.argsort(-tokens.lengths, kind="stable")
     lengths = tokens.lengths[order]
@@ -106,6 +102,15 @@ def run_pass(
         "batch_tokens": budget.tokens,
         "out_of_memory_retries": budget.retries - retries,
     }
+
+
+def check_vocabulary(body: Body, tokens: Tokens) -> None:
+    """Raise Refused where the rows have tokens that the embeddings do not have."""
+    if tokens.largest >= body.vocabulary:
+        raise Refused(
+            f"The tokenizer makes token {tokens.largest}, and the embeddings end at {body.vocabulary - 1}.",
+            "Save the tokenizer that belongs to the weights beside them.",
+        )
 
 
 def pool(

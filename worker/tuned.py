@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import torch
 
-from headstart.failures import NotApplicable, Refused
+from headstart.failures import NotApplicable
 from headstart.workbench import Finetuned, Outputs, Role
 from worker.bodies import load_body
 from worker.classifier import new_classifier
 from worker.device import device_name, pick_device, pick_dtype
 from worker.finetune import Part, Training
+from worker.forward import check_vocabulary
 from worker.tokens import open_tokens
 from worker.training_state import TrainingState
 from worker.vocabulary import used_only
@@ -77,6 +78,8 @@ def finetune(inputs: Inputs, spec: FinetuneSpec, judge: Judge, report: Report) -
             role: opened.enter_context(closing(_tokens(inputs, body, spec, role, report)))
             for role in get_args(Role)
         }
+        for found in tokens.values():
+            check_vocabulary(body, found)
         smaller = used_only(body, list(tokens.values()))
         parts = {
             role: Part(tokens=smaller.of(found) if smaller else found, labels=_labels(inputs, role, spec))
@@ -176,7 +179,7 @@ def _tokens(inputs: Inputs, body: Body, spec: FinetuneSpec, role: Role, report: 
     count = min(_most_rows(spec, role), inputs.rows.head.sizes.get(role, 0))
     if count == 0:
         raise NotApplicable(f"The target has no {role} rows.", "Give it rows by POST /targets.")
-    found = open_tokens(
+    return open_tokens(
         body.tokenizer,
         body.tokenizer_digest,
         inputs.rows,
@@ -186,13 +189,6 @@ def _tokens(inputs: Inputs, body: Body, spec: FinetuneSpec, role: Role, report: 
         cache=inputs.cache,
         report=lambda share, stage, message: report(LOADED * share, stage, message, None),
     )
-    if found.largest >= body.vocabulary:
-        found.close()
-        raise Refused(
-            f"The tokenizer makes token {found.largest}, and the embeddings end at {body.vocabulary - 1}.",
-            "Save the tokenizer that belongs to the weights beside them.",
-        )
-    return found
 
 
 def _most_rows(spec: FinetuneSpec, role: Role) -> int:
