@@ -13,7 +13,6 @@ from headstart.recommend.choice import leaders
 from headstart.recommend.contest import DRAWN, Gains, Side, outlook
 from headstart.recommend.explain import points_of_quality
 from headstart.recommend.plan import Probe
-from headstart.recommend.views import Stack, stack
 from service.candidates import Candidates
 from service.passing import Passing, positions
 
@@ -137,13 +136,7 @@ class Board:
         """P(a candidate's true gain > worth points)."""
         if worth == decide.WORTH:
             return entry.p_worth
-        if len(self.view.weights) == 1:
-            return decide.p_exceeds(self.view, *entry.z, worth)
-        return decide.p_exceeds_of_many(self.view, self._stack, *entry.z, worth)
-
-    @cached_property
-    def _stack(self) -> Stack:
-        return stack(self.view)
+        return decide.p_exceeds(self.view, *entry.z, worth)
 
     @property
     def finetuned_here(self) -> int:

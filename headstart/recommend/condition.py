@@ -21,7 +21,7 @@ from headstart.recommend.factors import REPEATABLE
 from headstart.recommend.leave_out import without
 from headstart.recommend.posterior import RANK
 from headstart.recommend.t_noise import FREEDOM
-from headstart.recommend.transform import plain, typical_log_scale
+from headstart.recommend.transform import Transforms, plain, typical_log_scale
 from headstart.recommend.views import View, fitted_noise, known_view, level_variance, middle_gain, transform
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _blended(own: View, warm: View, share: float) -> View:
     return dataclasses.replace(
         own,
         weights=np.append(share * own.weights, (1 - share) * warm.weights),
-        transforms=own.transforms + warm.transforms,
+        transforms=Transforms(own.transforms + warm.transforms),
         warm=np.arange(1 + len(warm.weights)) > 0,
         **joined,
     )
@@ -272,7 +272,7 @@ def warm_view(posterior: Posterior, target: int) -> View:
     log_weights = np.log(NODE_WEIGHTS) + found.log_evidence
     weights = np.exp(log_weights - log_weights.max())
     known, many = known_view(posterior, target), np.ones(len(scales))
-    transforms = tuple(plain(0.0, float(c)) for c in scales)
+    transforms = Transforms([plain(0.0, float(c)) for c in scales])
     stderr = float(np.nan_to_num(posterior.level_stderr[target]))
     return dataclasses.replace(
         known,

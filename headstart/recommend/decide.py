@@ -15,7 +15,7 @@ import numpy as np
 
 from headstart.recommend.leave_out import without
 from headstart.recommend.mixture import exceeds, expected, p_exceeds, quantiles
-from headstart.recommend.t_noise import FREEDOM, T_QUANTILE_90, t_cdf
+from headstart.recommend.t_noise import FREEDOM, T_QUANTILE_90
 from headstart.recommend.views import (
     FEWEST,
     NORMAL,
@@ -35,12 +35,11 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
     from headstart.recommend.posterior import Posterior
-    from headstart.recommend.views import Stack
 
 __all__ = [
     "FEWEST", "Factors", "Forecast", "Prediction", "Verdict", "View", "expected", "factors_of", "forecast",
     "head", "judge", "known_view", "likeness", "moments", "p_exceeds",
-    "p_exceeds_of_many", "predict", "probed_here", "probes_at",
+    "predict", "probed_here", "probes_at",
     "static_order", "unseen_view",
 ]  # fmt: skip
 
@@ -149,16 +148,6 @@ def forecast(posterior: Posterior, view: View, rows: Int[np.ndarray, "n"]) -> Fo
     """What one new run of each checkpoint at `rows` would show on the viewed target."""
     found = moments(posterior, view, rows)
     return Forecast(view=view, mean=found.mean, spread=float(posterior.calibration[2]) * np.sqrt(found.new))
-
-
-def p_exceeds_of_many(
-    view: View, all_at_once: Stack, mean: Float[np.ndarray, "K"], spread: Float[np.ndarray, "K"], worth: float
-) -> float:
-    """As `p_exceeds`, for a view of many components whose transforms were stacked before."""
-    least, most = view.bounds
-    if not least <= worth < most:
-        return float(worth < least)
-    return float(t_cdf((mean - all_at_once.z(worth)) / spread) @ view.weights)
 
 
 def factors_of(posterior: Posterior, rows: Int[np.ndarray, "n"]) -> Factors:

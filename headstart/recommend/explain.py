@@ -9,13 +9,14 @@ upside.)
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from headstart.recommend import decide
+from headstart.recommend.mixture import expected_of_each
 from headstart.recommend.views import cells_here, pairs_here, positions, transform
 
 if TYPE_CHECKING:
@@ -145,19 +146,10 @@ def _steps(
 
 def _each(view: View, steps: _Steps, variance: Float[np.ndarray, "n K"]) -> list[Float[np.ndarray, "n K"]]:
     """Expected gain after each step under each component, points."""
-    each = [_points(view, steps.here, variance)]
+    each = [expected_of_each(view, steps.here, variance)]
     for before, after in zip(steps[-2::-1], steps[:0:-1], strict=True):
-        each.append(each[-1] if np.array_equal(before, after) else _points(view, before, variance))
+        each.append(each[-1] if np.array_equal(before, after) else expected_of_each(view, before, variance))
     return each[::-1]
-
-
-def _points(
-    view: View, mean: Float[np.ndarray, "n K"], variance: Float[np.ndarray, "n K"]
-) -> Float[np.ndarray, "n K"]:
-    """Expected gain under each component: `decide.expected` of views of one."""
-    alone = (replace(view, weights=np.ones(1), transforms=(one,)) for one in view.transforms)
-    each = [decide.expected(one, mean[:, [k]], variance[:, [k]]) for k, one in enumerate(alone)]
-    return np.array(each).T
 
 
 def _moves(
@@ -194,7 +186,7 @@ def _slopes(
     start, way = each[1], steps.finetunes - steps.prior
     way = np.where(np.abs(way) < STEP, STEP, way)
     ahead, short = each[2].copy(), np.flatnonzero((way == STEP).any(axis=1))
-    ahead[short] = _points(view, (steps.prior + way)[short], variance[short])
+    ahead[short] = expected_of_each(view, (steps.prior + way)[short], variance[short])
     return np.asarray((ahead - start) / way)
 
 
@@ -248,7 +240,9 @@ def points_of_quality(view: View, family: Population) -> float:
 def _half_way(view: View, family: Population, spread: Float[np.ndarray, "K"]) -> float:
     """Half the points between this far above and below the average checkpoint, in z."""
     middle = view.mean + view.loadings @ family.middle
-    low, high = _points(view, np.array([middle - spread, middle + spread]), np.zeros((2, len(middle))))
+    low, high = expected_of_each(
+        view, np.array([middle - spread, middle + spread]), np.zeros((2, len(middle)))
+    )
     return float((high - low) / 2 @ view.weights)
 
 

@@ -27,16 +27,21 @@ CLOSE = 1e-5  # a quantile's probability is met to this
 def expected(
     view: View, mean: Float[np.ndarray, "n K"], variance: Float[np.ndarray, "n K"]
 ) -> Float[np.ndarray, "n"]:
-    """Expected gain in points, by 11-node Gauss-Hermite quadrature in z; `variance`: the spread squared.
+    """Expected gain in points; `variance`: the spread squared."""
+    return np.asarray(expected_of_each(view, mean, variance) @ view.weights)
+
+
+def expected_of_each(
+    view: View, mean: Float[np.ndarray, "n K"], variance: Float[np.ndarray, "n K"]
+) -> Float[np.ndarray, "n K"]:
+    """The same under each component, by 11-node Gauss-Hermite quadrature in z.
 
     The tails are those of a normal that counts like the Student's t (`views.NORMAL`): under the latter the
     mean of an exponential tail does not exist. Every node is cut to what leaves the score within 0..100.
     """
-    total, spread, (least, most) = np.zeros(len(mean)), np.sqrt(NORMAL * variance), view.bounds
-    for k, weight in enumerate(view.weights.tolist()):
-        z = mean[:, k, None] + spread[:, k, None] * NODES
-        total += weight * (np.clip(view.transforms[k].gain(z), least, most) @ NODE_WEIGHTS)
-    return total
+    spread = np.sqrt(NORMAL * variance)
+    gain = view.transforms.gain(mean[:, None] + spread[:, None] * NODES[:, None])
+    return np.asarray(np.einsum("q,nqk->nk", NODE_WEIGHTS, np.clip(gain, *view.bounds)))
 
 
 def p_exceeds(
@@ -51,7 +56,7 @@ def p_exceeds(
         inside = one.knots[0] <= worth <= one.knots[-1]
         z = np.interp(worth, one.knots, one.knots_z) if inside else one.z(np.array(worth)).item()
         return float(t_cdf((float(mean[0]) - float(z)) / float(spread[0])))
-    return float(exceeds(view, mean[None], spread[None], np.array([worth]))[0])
+    return float(t_cdf((mean - view.transforms.z(np.array([worth]))[0]) / spread) @ view.weights)
 
 
 def exceeds(
@@ -91,15 +96,14 @@ def quantiles(
     Of one component by its transform; of many as the root of P(gain <= x) - level between the outermost
     quantiles of the components, by regula falsi (Illinois: Dowell & Jarratt 1971).
     """
-    least, most = view.bounds
-    each = [one.gain(mean[:, k, None] + spread[:, k, None] * at) for k, one in enumerate(view.transforms)]
-    found = each[0]
-    if len(each) > 1:
-        shape, size = found.shape, len(levels)
-        stacked = np.array([one.ravel() for one in each])
+    each = view.transforms.gain(mean[:, None] + spread[:, None] * at[:, None])
+    found = each[:, :, 0]
+    if each.shape[2] > 1:
+        rows, size, components = each.shape
         mean, spread = np.repeat(mean, size, axis=0), np.repeat(spread, size, axis=0)
-        found = _root(view, mean, spread, stacked, np.tile(levels, shape[0])).reshape(shape)
-    return np.asarray(np.clip(found, least, most))
+        apart = each.reshape(rows * size, components).T
+        found = _root(view, mean, spread, apart, np.tile(levels, rows)).reshape(rows, size)
+    return np.asarray(np.clip(found, *view.bounds))
 
 
 def _root(

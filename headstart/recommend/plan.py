@@ -105,8 +105,7 @@ def lines(view: View, joint: Joint) -> Lines:
 
 
 def _points(view: View, z: Float[np.ndarray, "n K"]) -> Float[np.ndarray, "n K"]:
-    columns = [one.gain(column) for one, column in zip(view.transforms, z.T, strict=True)]
-    return np.asarray(np.clip(np.array(columns).T, *view.bounds))
+    return np.asarray(np.clip(view.transforms.gain(z), *view.bounds))
 
 
 def covariance(view: View, joint: Joint, gains: Lines) -> Float[np.ndarray, "n n"]:

@@ -6,11 +6,11 @@ Under component k a gain g of checkpoint m is, in z, T_k(g) = mu_k + s_k' f_m + 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headstart.recommend.transform import Transform, plain
+from headstart.recommend.transform import Transform, Transforms, plain
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -40,7 +40,7 @@ class View:
     level: float  # expected score of the vanilla, points; NaN: cannot be told
     level_stderr: float  # points, how far levels of the components differ included; NaN: cannot be told
     noise: float  # seed noise of one run, points; NaN: cannot be told
-    transforms: tuple[Transform, ...]  # K of them, between gains in points and z
+    transforms: Transforms  # K of them, between gains in points and z
     mean: Float[np.ndarray, "K"]  # mu
     loadings: Float[np.ndarray, "K F"]  # s
     uncertainty: Float[np.ndarray, "K F+1 F+1"]  # covariance of (mu, s)
@@ -68,46 +68,22 @@ class View:
 
     def z(self, gain: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n K"]:
         """From points to z, by each component's transform."""
-        return np.array([one.z(gain) for one in self.transforms]).T
+        return self.transforms.z(gain)
 
     def slopes(self) -> Float[np.ndarray, "K"]:
         """Points per unit of z, over one unit either side of the middle of each component's gains."""
-        ends = [one.gain(np.array([-1.0, 1.0])) for one in self.transforms]
-        return np.array([(high - low) / 2 for low, high in ends])
+        low, high = self.transforms.gain(np.repeat([[-1.0], [1.0]], len(self.transforms), axis=1))
+        return np.asarray((high - low) / 2)
 
     def direction(self) -> Float[np.ndarray, "F"]:
         """Points per unit of each factor."""
         return np.asarray((self.weights * self.slopes()) @ self.loadings)
 
 
-class Stack(NamedTuple):
-    """A view's transforms side by side: one gain under all of them at once, for views of many components."""
-
-    knots: Float[np.ndarray, "K G"]
-    knots_z: Float[np.ndarray, "K G"]
-    tail: Float[np.ndarray, "K"]
-
-    def z(self, gain: float) -> Float[np.ndarray, "K"]:
-        """From points to z, as `Transform.z`."""
-        y, c = self.knots, self.tail
-        each, right = np.arange(len(y)), np.clip((y < gain).sum(axis=1), 1, y.shape[1] - 1)
-        first, last, low, high = y[:, 0], y[:, -1], y[each, right - 1], y[each, right]
-        share = (np.clip(gain, first, last) - low) / (high - low)
-        inside = (1 - share) * self.knots_z[each, right - 1] + share * self.knots_z[each, right]
-        above, below = np.arcsinh(np.maximum(gain, last) / c), np.arcsinh(np.minimum(gain, first) / c)
-        return np.asarray(inside + above - np.arcsinh(last / c) + below - np.arcsinh(first / c))
-
-
-def stack(view: View) -> Stack:
-    """The transforms of a view."""
-    knots, knots_z, tail = zip(*view.transforms, strict=True)
-    return Stack(np.array(knots), np.array(knots_z), np.array(tail))
-
-
 def known_view(posterior: Posterior, target: int) -> View:
     """The view of a target the vanilla was run on."""
     t = slice(target, target + 1)
-    transforms = (transform(posterior, target),)
+    transforms = Transforms([transform(posterior, target)])
     stderr = np.nan_to_num(posterior.level_stderr[t])
     repeatable_var = posterior.repeatable[t] * posterior.residual[t]
     return View(
@@ -160,7 +136,7 @@ def unseen_view(
         level=level,
         level_stderr=float(np.sqrt(share @ ((posterior.level[usable] - level) ** 2 + stderr**2))),
         noise=float(share @ posterior.noise[usable]),
-        transforms=tuple(transform(posterior, t) for t in usable.tolist()),
+        transforms=Transforms([transform(posterior, t) for t in usable.tolist()]),
         mean=mean,
         loadings=loadings,
         uncertainty=uncertainty,
@@ -184,7 +160,7 @@ def _typical_view(posterior: Posterior, probed: int | None) -> View:
         level=float("nan"),
         level_stderr=float("nan"),
         noise=float("nan"),
-        transforms=(plain(scale * float(np.sinh(posterior.centre[0])), scale),),
+        transforms=Transforms([plain(scale * float(np.sinh(posterior.centre[0])), scale)]),
         mean=mean,
         loadings=loadings,
         uncertainty=uncertainty,
@@ -220,7 +196,7 @@ def middle_gain(posterior: Posterior, target: int) -> float:
 
 
 def level_variance(
-    transforms: tuple[Transform, ...], stderr: Float[np.ndarray, "K"], middle: float
+    transforms: Transforms, stderr: Float[np.ndarray, "K"], middle: float
 ) -> Float[np.ndarray, "K"]:
     """`View.level_var` of a level with these standard errors, around the gain `middle`, all in points."""
     ends = [

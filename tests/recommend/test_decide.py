@@ -10,7 +10,7 @@ from headstart.recommend import decide
 from headstart.recommend.condition import warm_view
 from headstart.recommend.decide import View
 from headstart.recommend.posterior import Posterior
-from headstart.recommend.transform import Transform, plain
+from headstart.recommend.transform import Transform, Transforms, plain
 from headstart.recommend.views import NORMAL
 from tests.recommend.posterior_of import MEASURED, NEVER_RUN, TYPICAL, posterior_of
 
@@ -67,7 +67,9 @@ def test_an_unmeasured_pair_by_hand(small: Posterior) -> None:
 
 def test_an_expectation_of_sinh_is_known_in_closed_form(small: Posterior) -> None:
     c = 1.5
-    view = dataclasses.replace(decide.known_view(small, 0), transforms=(plain(0.0, c),), level=50.0)
+    view = dataclasses.replace(
+        decide.known_view(small, 0), transforms=Transforms([plain(0.0, c)]), level=50.0
+    )
     mean, variance = np.array([[0.7], [-1.0], [0.0]]), np.array([[0.3], [0.05], [0.5]])
     known = c * np.exp(variance / 2) * np.sinh(mean)
     found = decide.expected(view, mean, variance / NORMAL)
@@ -165,7 +167,7 @@ def test_intervals_hold_what_is_part_normal_and_part_students(share: float) -> N
         uncertainty=np.tile(np.diag([doubt, 0, 0, 0]) + 1e-12 * np.eye(4), (5, 1, 1)),
     )
     rng = np.random.default_rng(0)
-    view = dataclasses.replace(decide.known_view(one, 2), transforms=(plain(0.0, 1.0),))
+    view = dataclasses.replace(decide.known_view(one, 2), transforms=Transforms([plain(0.0, 1.0)]))
     found = decide.predict(one, view, np.array([9]))
     mean = one.mean[2] + one.factors[9] @ one.loadings[2]
     z = mean + np.sqrt(doubt) * rng.normal(size=200_000) + np.sqrt(own) * rng.standard_t(6, size=200_000)
@@ -214,7 +216,7 @@ def test_two_equal_components_are_one(small: Posterior) -> None:
             )
         }
         two = dataclasses.replace(
-            one, weights=np.array([0.3, 0.7]), transforms=2 * one.transforms, **twice
+            one, weights=np.array([0.3, 0.7]), transforms=Transforms(2 * one.transforms), **twice
         )  # fmt: skip
         a, b = decide.predict(small, one, rows), decide.predict(small, two, rows)
         for name in ("gain", "low", "high", "p_beats", "p_worth"):

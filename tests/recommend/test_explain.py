@@ -18,6 +18,7 @@ from headstart.recommend.explain import (
     sensitivity_of,
 )
 from headstart.recommend.posterior import RANK, Posterior
+from headstart.recommend.transform import Transforms
 from tests.recommend.posterior_of import CHECKPOINTS, MEASURED, NEVER_RUN, posterior_of
 
 EVERY = np.arange(CHECKPOINTS)
@@ -41,7 +42,7 @@ def warm(posterior: Posterior, target: int) -> decide.View:
     joined: dict[str, Any] = {
         name: np.concatenate([getattr(one, name), getattr(other, name)]) for name in both
     }
-    transforms = (*one.transforms, *other.transforms)
+    transforms = Transforms([*one.transforms, *other.transforms])
     return dataclasses.replace(one, weights=np.array([0.3, 0.7]), transforms=transforms, warm=True, **joined)
 
 

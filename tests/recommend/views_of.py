@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from headstart.recommend.choice import Joint
-from headstart.recommend.transform import KNOTS, Transform
+from headstart.recommend.transform import KNOTS, Transform, Transforms
 from headstart.recommend.views import View
 
 
@@ -35,7 +35,8 @@ def view_of(components: int = 1, *, slope: float = 1.0, **overrides: Any) -> Vie
         "level_var": np.zeros(components),
         "explained": np.zeros(components),
     }
-    return View(**fields | overrides)
+    fields |= overrides
+    return View(**fields | {"transforms": Transforms(fields["transforms"])})
 
 
 def joint_of(mean: Any, spread: Any, *, shared: Any = 0.0, level: Any = 0.0) -> Joint:
