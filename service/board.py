@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 HEAD = 512  # checkpoints of the static order that are ranked for the view; deeper ones keep its order
 FIRST = DRAWN  # candidates compared with each other
 FEWEST = 12  # of the FIRST that pass a filter, below which others that pass are looked for deeper
-DEEPER = 32  # and how many are compared then: no other answer waits for their draws
+DEEPER = 32  # and how many are compared then
 ROW_BYTES = 8
 OVERHEAD = 80_000  # bytes of a board beside its arrays and candidates, about: view, facts, what is unfiltered
 STEP = 1_024  # rows below the head looked at in one go while filtering
@@ -104,8 +104,7 @@ class Board:
 
     def _compared(self, rows: np.ndarray, found: decide.Prediction) -> Side:
         """The family's part in a contest without a filter."""
-        known = Gains(found.gain, found.runs_here, found.mean, found.spread, found.shared, found.factors)
-        side = self._side(rows, known)
+        side = self._side(rows, _gains_of(found))
         return side._replace(leaders=leaders(side.outlook.draws)) if len(rows) else side
 
     @property
@@ -143,7 +142,7 @@ class Board:
         """Checkpoints finetuned on this very target."""
         return 0 if self.view.target is None else int(self.family.posterior.measured[self.view.target])
 
-    def _side(self, rows: np.ndarray, known: Gains | None = None) -> Side:
+    def _side(self, rows: np.ndarray, known: Gains) -> Side:
         made = outlook(self.family.posterior, self.view, rows, self._probes(rows), known)
         return Side(made, np.arange(len(rows)), *self.standing)
 
@@ -171,7 +170,10 @@ class Board:
         """The family's part in a contest of these."""
         who, vanilla = entrants
         if not isinstance(who, int):
-            return self._side(np.frombuffer(who, dtype=np.int64))._replace(vanilla=vanilla)
+            rows = np.frombuffer(who, dtype=np.int64)
+            found = decide.predict(self.family.posterior, self.view, rows)
+            self._candidates.add(rows.tolist(), found)
+            return self._side(rows, _gains_of(found))._replace(vanilla=vanilla)
         everyone = self._everyone
         if who == self._everybody:
             return everyone._replace(vanilla=vanilla)
@@ -252,3 +254,7 @@ class Board:
             rows = order[start : start + step]
             yield rows[~np.isin(rows, self._head)]
             start, step = start + step, 2 * step
+
+
+def _gains_of(found: decide.Prediction) -> Gains:
+    return Gains(found.gain, found.runs_here, found.mean, found.spread, found.shared, found.factors)

@@ -58,14 +58,23 @@ class Candidates:
         """`level`: of the vanilla, in points; `rows`: those predicted when the board was made."""
         self._view = view
         self._level = level
-        self._place = {row: at for at, row in enumerate(rows)}
         self._found = _Found.of(found)
+        self._place = {row: (self._found, at) for at, row in enumerate(rows)}
+        self._deeper: dict[int, tuple[_Found, int]] = {}  # what was predicted of others
         self._entries: dict[int, Entry] = {}
 
     @property
     def bytes(self) -> int:
         """Of memory, about."""
-        return sum(int(array.nbytes) for array in self._found) + ENTRY_BYTES * len(self._entries)
+        arrays = sum(int(array.nbytes) for array in self._found)
+        return arrays + ENTRY_BYTES * (len(self._entries) + len(self._deeper))
+
+    def add(self, rows: list[int], found: decide.Prediction) -> None:
+        """Take what was predicted of deeper rows, so that it is not predicted again."""
+        if len(self._deeper) + len(rows) > MOST_ENTRIES:
+            self._deeper.clear()
+        told = _Found.of(found)
+        self._deeper.update((row, (told, at)) for at, row in enumerate(rows))
 
     def entries(self, family: FamilySnapshot, rows: list[int]) -> list[Entry]:
         """The candidates at `rows`, in that order."""
@@ -75,13 +84,11 @@ class Candidates:
             if len(kept) + len(missing) > MOST_ENTRIES:
                 kept.clear()
                 missing = rows
-            deeper = [row for row in missing if row not in self._place]
-            if deeper:
-                found = _Found.of(decide.predict(family.posterior, self._view, np.array(deeper)))
-                kept.update((row, self._write(family, row, found, k)) for k, row in enumerate(deeper))
+            unknown = [row for row in missing if row not in self._place and row not in self._deeper]
+            if unknown:
+                self.add(unknown, decide.predict(family.posterior, self._view, np.array(unknown)))
             for row in missing:
-                if row in self._place:
-                    kept[row] = self._write(family, row, self._found, self._place[row])
+                kept[row] = self._write(family, row, *(self._place.get(row) or self._deeper[row]))
         return [kept[row] for row in rows]
 
     def _write(self, family: FamilySnapshot, row: int, found: _Found, k: int) -> Entry:

@@ -12,6 +12,7 @@ are linear between them.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -98,6 +99,19 @@ class Transforms(tuple[Transform, ...]):
             far = table.tail * np.sinh(np.arcsinh(found / table.tail) + beyond)
             found = np.where(beyond == 0, found, far)
         return np.asarray(found.T.reshape(z.shape))
+
+    def z_of_one(self, gain: float) -> float:
+        """From points to z, by the first: in plain floats, since it is on the path of every answer."""
+        y, z = self._first
+        right = bisect_left(y, gain)
+        if not 0 < right < len(y):
+            return float(self[0].z(np.array(gain)))
+        share = (gain - y[right - 1]) / (y[right] - y[right - 1])
+        return z[right - 1] + share * (z[right] - z[right - 1])
+
+    @cached_property
+    def _first(self) -> tuple[list[float], list[float]]:
+        return self[0].knots.tolist(), self[0].knots_z.tolist()
 
     @cached_property
     def _table(self) -> _Table:

@@ -22,6 +22,8 @@ def test_gains_in_z_are_those_of_each(gain: float) -> None:
         told = np.array([one.z(gains) for one in transforms]).T
         np.testing.assert_allclose(transforms.z(gains), told, rtol=0, atol=1e-11)
         np.testing.assert_allclose(transforms.z(gains[1:]), told[1:], rtol=0, atol=1e-11)
+        found = [transforms.z_of_one(one) for one in gains.tolist()]
+        np.testing.assert_allclose(found, told[:, 0], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("spread", [0.1, 1.0, 8.0, 60.0])
