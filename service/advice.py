@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -80,39 +80,47 @@ def _said(
     best = snapshot.best(boards, wanted)
     facts = [facts_of(board, target, snapshot.families.values()) for board in boards]
     candidates = _explained(best, question.limit) if question.explain else best.written(question.limit)
+    version = snapshot.evidence_version
     if target is None and _train_size(question, target) is not None:  # hardly two have as many rows
-        head = _head(best, facts, target, question, wanted, snapshot.evidence_version)
+        rest = _rest(best, facts, target, question, version)
     else:
         key = (*_key(question, target), wanted if question.pareto else None)
-        head = best.made(key, lambda: _head(best, facts, target, question, wanted, snapshot.evidence_version))
+        rest = best.made(key, lambda: _rest(best, facts, target, question, version))
+    words = Words(*rest.words, question.worth, rest.proposals)
+    verdict = best.made(words, lambda: orjson.dumps(verdict_of(best, words, wanted))[1:-1])
     families_said = [one.json for one in facts]
     if question.explain:
         families_said = [
             _with_reaction(said, board) for said, board in zip(families_said, boards, strict=True)
         ]
-    return b'%s,"families":[%s],"candidates":[%s]}' % (head, b",".join(families_said), candidates)
+    return b'{%s,%s,"families":[%s],"candidates":[%s]}' % (
+        verdict,
+        rest.json,
+        b",".join(families_said),
+        candidates,
+    )
+
+
+class _Rest(NamedTuple):
+    """What an answer says beside the verdict, the families and the candidates: whatever a change is worth."""
+
+    json: bytes  # keys of an object
+    words: tuple[str, str]  # see `target_in_words`
+    proposals: tuple[Proposal, ...]
 
 
 def _key(question: Question, target: Target | None) -> tuple[Any, ...]:
-    """What the head of an answer depends on beside the contest."""
+    """What `_Rest` depends on beside the contest."""
     asked = question.target
     described = None if asked is None else (asked.classes is None, asked.task is not None)
     known = None if target is None else (target.name, target.train_size)
-    return question.worth, question.next_jobs, question.pareto, described, known
+    return question.next_jobs, question.pareto, described, known
 
 
-def _head(
-    best: Best,
-    facts: list[Facts],
-    target: Target | None,
-    question: Question,
-    wanted: Filter,
-    evidence_version: int,
-) -> bytes:
-    """All of an answer but its families and candidates, without the closing brace.
-
-    Its parts are kept one by one: those of one target differ in few.
-    """
+def _rest(
+    best: Best, facts: list[Facts], target: Target | None, question: Question, evidence_version: int
+) -> _Rest:
+    """Its parts are kept one by one: those of one target differ in few."""
     train_size = _train_size(question, target)
     wished = 0 if question.target is None else question.next_jobs  # a job needs a target to run on
     name = None if target is None else target.name
@@ -122,14 +130,11 @@ def _head(
     if jobs:
         key = (wished, train_size, name, there)
         proposals = best.of_jobs(key, lambda: proposals_of(jobs, there, timed=timed))
-    words = Words(said, there, question.worth, proposals)
-    verdict = best.made(words, lambda: orjson.dumps(verdict_of(best, words, wanted))[1:-1])
     has_task = question.target is not None and question.target.task is not None
     notes = best.made(
         (said, has_task), lambda: orjson.dumps(_all_notes(best, facts, target, has_task=has_task))
     )
-    return b'{%s,%s,"next_jobs":[%s],"seconds_basis":"%s","pareto":%s,"evidence_version":%d,"notes":%s' % (
-        verdict,
+    json = b'%s,"next_jobs":[%s],"seconds_basis":"%s","pareto":%s,"evidence_version":%d,"notes":%s' % (
         best.summary,
         b",".join([job.json for job in jobs]),
         SECONDS_BASIS,
@@ -137,6 +142,7 @@ def _head(
         evidence_version,
         notes,
     )
+    return _Rest(json, (said, there), proposals)
 
 
 def _all_notes(best: Best, facts: list[Facts], target: Target | None, *, has_task: bool) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -45,8 +44,10 @@ class Recent(Generic[V]):
         """What is kept under the key, made if it is not there."""
         found = self._kept.get(key)
         if found is not None:
-            with suppress(KeyError):  # it went in between
+            try:
                 self._kept.move_to_end(key)
+            except KeyError:
+                return found  # it went in between
             return found
         made = make()
         with self._lock:

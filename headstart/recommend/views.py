@@ -5,6 +5,7 @@ Under component k a gain g of checkpoint m is, in z, T_k(g) = mu_k + s_k' f_m + 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ class View:
         Of the expected level: the cut at each component's own would move expected gains on an unseen target
         by 0.003 to 0.02 points (root mean squares, published families).
         """
-        if np.isnan(self.level):
+        if math.isnan(self.level):
             return -MOST_POINTS, MOST_POINTS
         return min(-self.level, 0.0), max(100.0 - self.level, 0.0)
 
