@@ -69,3 +69,28 @@ class Method:
     def queue(self) -> Literal["cpu", "gpu"]:
         """Where its jobs wait: with the workers that have a GPU, if it needs what a GPU makes faster."""
         return "gpu" if ON_GPU.intersection(self.needs) else "cpu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Procedure:
+    """Work that a job does beside scoring: it makes many scores, or something else. Its result is JSON.
+
+    `headstart.procedures` lists them. GET /methods does not, and each has a request of its own.
+    """
+
+    name: str
+    version: str
+    needs: tuple[str, ...]  # as a method's
+    summary: str  # one sentence
+    params: type[Params]
+    run: Callable[[Workbench, Any], dict[str, Any]]  # what lands in Job.result
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether its target has to have rows."""
+        return "labelled rows" in self.needs
+
+    @property
+    def queue(self) -> Literal["cpu", "gpu"]:
+        """Where its jobs wait, as a method's."""
+        return "gpu" if ON_GPU.intersection(self.needs) else "cpu"

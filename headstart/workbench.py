@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from headstart.entities import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,7 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float, Int
 
-    from headstart.entities import Checkpoint, Target
+    from headstart.entities import Target
+    from headstart.method import Measurement, Method, Params
 
 Role = Literal["train", "validation", "test"]
 Pooling = Literal["mean", "first", "last"]
@@ -118,6 +121,40 @@ class Finetuned:
 Judge = Callable[[Outputs], float]  # of the validation rows; higher is better
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownRun:
+    """A finetune whose score the store has already, as its validation rows saw it."""
+
+    checkpoint_id: int
+    seed: int  # of the score: of a run that collapsed, that of its first try
+    validation: float
+    curve: tuple[dict[str, float], ...]  # as `Finetuned.curve`
+    collapsed: bool
+    seconds: float  # of training
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Briefing:
+    """What the store knew when the attempt began, for a procedure; there is none for methods."""
+
+    candidates: tuple[Checkpoint, ...] = ()  # in the order of the params; one that has gone is left out
+    known: tuple[KnownRun, ...] = ()  # on this target, by the recipe of the params
+    prior: dict[str, Any] | None = None  # of the candidates' gains; None: there is no evidence
+
+    def to_json(self) -> dict[str, Any]:
+        """As it travels."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, told: dict[str, Any]) -> Briefing:
+        """As it arrives."""
+        return cls(
+            candidates=tuple(Checkpoint(**one) for one in told["candidates"]),
+            known=tuple(KnownRun(**one | {"curve": tuple(one["curve"])}) for one in told["known"]),
+            prior=told["prior"],
+        )
+
+
 class Workbench(Protocol):
     """One run of one method on one checkpoint and target. It grows only for a new *kind* of ingredient."""
 
@@ -126,6 +163,7 @@ class Workbench(Protocol):
     seed: int  # of everything random in this run
     attempt: int  # 1 on the first try
     folder: Path  # scratch that the next attempt of this job finds again on the same machine
+    briefing: Briefing
 
     def report(
         self, fraction: float, stage: str, message: str = "", seconds_left: float | None = None
@@ -154,6 +192,63 @@ class Workbench(Protocol):
         checkpoint has nothing for, a role without rows), NonFinite (with step and rate), Interrupted.
         """
         ...
+
+    def on(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        seed: int,
+        evaluations: int | None = None,
+        seconds: float | None = None,
+    ) -> Workbench:
+        """The same bench for another checkpoint and seed, which shares this one's end and its cancel.
+
+        Its `finetune` raises Paused once the training has made so many evaluations in all, or once so many
+        seconds have passed since now: they are looked at before every step and every batch of rows that is
+        evaluated. None: to the end. Asked again for the same, it goes on where it was, bit for bit.
+        """
+        ...
+
+    def keep_score(
+        self,
+        checkpoint: Checkpoint,
+        method: Method,
+        params: Params,
+        seed: int,
+        found: Measurement,
+        seconds: float,
+    ) -> None:
+        """Store a score now, under the key that a job of this method of its own would have given it.
+
+        It is evidence from then on, even if this job fails or is cancelled later. `seconds` is what it cost.
+
+        Raises: NonFinite, OutOfRange.
+        """
+        ...
+
+    def keep_checkpoint(
+        self, spec: FinetuneSpec, judge: Judge, name: str, card: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Write what `finetune` of this spec trains as a checkpoint, to be registered when the job succeeds.
+
+        Trains only where no such finetune has ended on this bench. `card`: the "score" and the "recipe" that
+        its card tells. Returns its name, path and digest; the end of the job adds its id.
+
+        Raises: what `finetune` raises, Interrupted (the disk does not take it).
+        """
+        ...
+
+
+class Paused(Exception):
+    """A finetune on a bench made by `on` has had its share. All of it is on disk: nothing is lost."""
+
+    def __init__(
+        self, curve: tuple[dict[str, float], ...], *, step: int, steps_planned: int, seconds: float
+    ) -> None:
+        super().__init__(f"Paused at step {step} of {steps_planned}.")
+        self.curve = curve  # as `Finetuned.curve`, so far
+        self.step, self.steps_planned = step, steps_planned  # of this training
+        self.seconds = seconds  # of training, all stretches, and a first try that collapsed included
 
 
 class Cancelled(BaseException):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,12 @@ import numpy as np
 
 from headstart.entities import Checkpoint, Target
 from headstart.failures import NotApplicable
+from headstart.workbench import Briefing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from headstart.method import Measurement, Method, Params
     from headstart.workbench import FeatureSpec, Finetuned, FinetuneSpec, Judge, Role
 
 CHECKPOINT = Checkpoint(
@@ -69,6 +71,8 @@ class FakeBench:
     checkpoint: Checkpoint = CHECKPOINT
     target: Target = TARGET
     specs: list[FeatureSpec] = field(default_factory=list)
+    briefing: Briefing = field(default_factory=Briefing)
+    kept: list[tuple[Checkpoint, Method, Params, int, Measurement, float]] = field(default_factory=list)
 
     def report(
         self, fraction: float, stage: str, message: str = "", seconds_left: float | None = None
@@ -81,6 +85,32 @@ class FakeBench:
         return self.found
 
     def finetune(self, spec: FinetuneSpec, judge: Judge) -> Finetuned:
+        raise NotApplicable("This bench has no checkpoint to train.")
+
+    def on(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        seed: int,
+        evaluations: int | None = None,
+        seconds: float | None = None,
+    ) -> FakeBench:
+        return replace(self, checkpoint=checkpoint, seed=seed)
+
+    def keep_score(
+        self,
+        checkpoint: Checkpoint,
+        method: Method,
+        params: Params,
+        seed: int,
+        found: Measurement,
+        seconds: float,
+    ) -> None:
+        self.kept.append((checkpoint, method, params, seed, found, seconds))
+
+    def keep_checkpoint(
+        self, spec: FinetuneSpec, judge: Judge, name: str, card: dict[str, Any]
+    ) -> dict[str, Any]:
         raise NotApplicable("This bench has no checkpoint to train.")
 
 
