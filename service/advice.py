@@ -10,8 +10,9 @@ import orjson
 
 from headstart.errors import NotFound
 from headstart.recommend.choice import pareto
-from headstart.recommend.cost import finetune_cost
+from headstart.recommend.cost import ASSUMED, finetune_cost
 from headstart.recommend.explain import explain, sensitivity_of
+from headstart.recommend.plan import FINETUNE
 from headstart.recommend.sentence import NO_EVIDENCE
 from service.board import Filter
 from service.families import facts_of, notes_on
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
     from service.advice_schemas import Question
     from service.best import Best
     from service.board import Board, Facts
+    from service.outcome import Job
     from service.snapshot import FamilySnapshot, Snapshot
 
 MOST_ANSWERS = 1_024  # kept answers to questions that come again
 MOST_BYTES = 1 << 15  # of a question and its answer that are kept
 MOST_LISTED = 50  # candidates of an answer that is kept for other words
-SECONDS_BASIS = b"assumed"  # nobody has timed finetunes yet
 
 
 def answer(snapshot: Snapshot, question: Question, body: bytes) -> tuple[bytes, str]:
@@ -80,12 +81,11 @@ def _said(
     best = snapshot.best(boards, wanted)
     facts = [facts_of(board, target, snapshot.families.values()) for board in boards]
     candidates = _explained(best, question.limit) if question.explain else best.written(question.limit)
-    version = snapshot.evidence_version
     if target is None and _train_size(question, target) is not None:  # hardly two have as many rows
-        rest = _rest(best, facts, target, question, version)
+        rest = _rest(snapshot, best, facts, target, question)
     else:
         key = (*_key(question, target), wanted if question.pareto else None)
-        rest = best.made(key, lambda: _rest(best, facts, target, question, version))
+        rest = best.made(key, lambda: _rest(snapshot, best, facts, target, question))
     words = Words(*rest.words, question.worth, rest.proposals)
     verdict = best.made(words, lambda: orjson.dumps(verdict_of(best, words, wanted))[1:-1])
     families_said = [one.json for one in facts]
@@ -118,17 +118,18 @@ def _key(question: Question, target: Target | None) -> tuple[Any, ...]:
 
 
 def _rest(
-    best: Best, facts: list[Facts], target: Target | None, question: Question, evidence_version: int
+    snapshot: Snapshot, best: Best, facts: list[Facts], target: Target | None, question: Question
 ) -> _Rest:
     """Its parts are kept one by one: those of one target differ in few."""
     train_size = _train_size(question, target)
+    rows = train_size if target is None else snapshot.train_rows(target)
     wished = 0 if question.target is None else question.next_jobs  # a job needs a target to run on
     name = None if target is None else target.name
-    jobs, (said, there) = best.next_jobs(wished, train_size, name), target_in_words(target, question)
+    jobs, (said, there) = best.next_jobs(wished, rows, name), target_in_words(target, question)
     timed = train_size is not None
     proposals: tuple[Proposal, ...] = ()
     if jobs:
-        key = (wished, train_size, name, there)
+        key = (wished, rows, name, there)
         proposals = best.of_jobs(key, lambda: proposals_of(jobs, there, timed=timed))
     has_task = question.target is not None and question.target.task is not None
     notes = best.made(
@@ -137,12 +138,21 @@ def _rest(
     json = b'%s,"next_jobs":[%s],"seconds_basis":"%s","pareto":%s,"evidence_version":%d,"notes":%s' % (
         best.summary,
         b",".join([job.json for job in jobs]),
-        SECONDS_BASIS,
-        orjson.dumps(_pareto(best, train_size) if question.pareto else None),
-        evidence_version,
+        _basis(best, jobs, target),
+        orjson.dumps(_pareto(best, rows) if question.pareto else None),
+        snapshot.evidence_version,
         notes,
     )
     return _Rest(json, (said, there), proposals)
+
+
+def _basis(best: Best, jobs: tuple[Job, ...], target: Target | None) -> bytes:
+    """Whether jobs of these kinds were timed here, and the rows are known."""
+    if target is None or not jobs:
+        return b"assumed"
+    family = best.boards[0].family  # its rates are those of all
+    rates = [family.finetune_rate if job.method == FINETUNE else family.probe_rate for job in jobs]
+    return b"measured" if all(one.basis == "measured" for one in rates) else b"assumed"
 
 
 def _all_notes(best: Best, facts: list[Facts], target: Target | None, *, has_task: bool) -> list[str]:
@@ -254,14 +264,15 @@ def _explanations(board: Board, rows: list[int]) -> dict[int, bytes]:
     }
 
 
-def _pareto(best: Best, train_size: int | None) -> list[str]:
+def _pareto(best: Best, rows: int | None) -> list[str]:
     """The candidates that no other beats in score, size and cost together, best score first."""
     found = sorted(best.smaller_and_smaller(), key=lambda one: -one.entry.score)
     families = [best.boards[one.board].family for one in found]
     sizes = np.array(
         [family.parameters_or_nan[one.entry.row] for one, family in zip(found, families, strict=True)]
     )
-    cost = np.where(np.isnan(sizes), np.nan, finetune_cost(sizes, train_size).seconds)
+    rate = families[0].finetune_rate if families else ASSUMED
+    cost = np.where(np.isnan(sizes), np.nan, finetune_cost(sizes, rows, rate=rate).seconds)
     chosen = pareto([one.entry.score for one in found], sizes, cost).tolist()
     return [
         family.names[one.entry.row] for one, family, keep in zip(found, families, chosen, strict=True) if keep

@@ -23,6 +23,8 @@ from service.schemas import CLEAN, Id, Name
 
 LARGEST = 2**53 - 1
 MOST = 500  # candidates in one answer
+LONGEST_RACE = 1e9  # seconds
+MOST_RUNS = 100_000  # of one race
 DESCRIPTION = ("task", "train_size", "classes")
 License = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=CLEAN)]
 
@@ -31,6 +33,12 @@ QUESTION_EXAMPLES: list[JsonValue] = [
     {"family": "roberta-base", "target": {"task": "nli", "train_size": 2000, "classes": 3}, "limit": 5},
     {"target": {"name": "rte"}, "max_parameters": 150_000_000, "worth": 1.0},
     {"target": {"name": "rte"}, "explain": True, "next_jobs": 5, "pareto": True},
+    {
+        "family": "roberta-base",
+        "target": {"name": "rte"},
+        "refine": "finetune",
+        "budget_seconds": 1200,
+    },
     {},
 ]
 
@@ -112,6 +120,17 @@ class Question(_Question):
     )
     pareto: StrictBool = Field(
         False, description="Whether to name the candidates that none beats in score, size and cost together."
+    )
+    refine: Literal["finetune"] | None = Field(
+        None,
+        description="Race the candidates that pass the filters by finetunes on the target, as POST "
+        "/targets/{target_id}/race does. Takes a family, a known target with rows, and a budget.",
+    )
+    budget_seconds: Annotated[float, Field(gt=0, le=LONGEST_RACE), Number] | None = Field(
+        None, description="Of the race, in seconds of work; with `refine`."
+    )
+    budget_runs: Annotated[int, Field(ge=1, le=MOST_RUNS), Number] | None = Field(
+        None, description="Of the race, in finetunes begun, the vanilla's included; with `refine`."
     )
 
 
@@ -306,6 +325,14 @@ class NextJob(BaseModel):
     value_per_second: float
 
 
+class Refinement(BaseModel):
+    """The race that was started to make the next answer better."""
+
+    job: int = Field(description="Id of its job.")
+    location: str = Field(description="Where to follow it.", examples=["/jobs/1"])
+    status: Literal["queued", "joined"] = Field(description="'joined': an equal race waits or runs already.")
+
+
 class Advice(BaseModel):
     """The answer."""
 
@@ -330,7 +357,8 @@ class Advice(BaseModel):
         "value a second."
     )
     seconds_basis: Literal["measured", "assumed"] = Field(
-        description="'measured': the seconds are from finished jobs; 'assumed': of one data-centre GPU."
+        description="'measured': learnt from jobs of these kinds that finished here; 'assumed': of one "
+        "data-centre GPU."
     )
     pareto: list[str] | None = Field(
         description="With `pareto`: candidates that no other beats in expected score, parameters and cost "
@@ -340,6 +368,7 @@ class Advice(BaseModel):
     families: list[FamilyAnswer] = Field(description="The families ranked, as asked.")
     candidates: list[Candidate]
     notes: list[str] = Field(description="What to know before relying on this answer; often empty.")
+    refine: Refinement | None = Field(None, description="With `refine`; absent without.")
 
 
 class RankedCheckpoint(Candidate):

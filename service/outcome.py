@@ -62,6 +62,7 @@ class Prospects:
         self._names = tuple([family.names[row] for family, row, _ in on])
         self._families = tuple([family.name for family, _, _ in on])
         self._runs_here = tuple([runs_here for _, _, runs_here in on])
+        self._start = boards[0].family.finetune_rate.start if boards else cost.START  # the same for all
         self._seconds_a_row = np.array([family.seconds_a_row[row] for family, row, _ in on], dtype=float)
         self._picks: dict[tuple[int, int, str | None], list[_Pick]] = {}
         self._told: dict[tuple[int, int, str | None], tuple[Job, ...]] = {}  # the last that were asked for
@@ -78,7 +79,7 @@ class Prospects:
         if told is None:
             key = (count, round(math.log(rows, 4)), target)
             picks = once(self._picks, key, lambda: self._picked(count, 4 ** key[1], target), MOST_KEPT)
-            told = tuple([_job(pick, rows) for pick in picks])
+            told = tuple([_job(pick, rows, self._start) for pick in picks])
             self._told = {asked: told}
         return told
 
@@ -88,7 +89,7 @@ class Prospects:
         return found
 
     def _picked(self, count: int, rows: int, target: str | None) -> list[_Pick]:
-        timed = self._jobs.timed(cost.START + rows * self._seconds_a_row)
+        timed = self._jobs.timed(self._start + rows * self._seconds_a_row)
         picks = []
         for job in next_jobs(timed, count, finetuned_here=self._measured):
             name, family, runs_here = self._names[job.row], self._families[job.row], self._runs_here[job.row]
@@ -111,10 +112,10 @@ def _first_of(side: contest.Side) -> list[tuple[int, int]]:
     return list(zip(side.outlook.rows[at].tolist(), side.outlook.runs_here[at].tolist(), strict=True))
 
 
-def _job(pick: _Pick, rows: int) -> Job:
-    """The job on a target with these rows to train on."""
+def _job(pick: _Pick, rows: int, start: float) -> Job:
+    """The job on a target with these rows to train on, the first of them after `start` seconds."""
     job = pick.job
-    seconds = cost.START + rows * pick.seconds_a_row if job.method == FINETUNE else job.seconds
+    seconds = start + rows * pick.seconds_a_row if job.method == FINETUNE else job.seconds
     json = b'%s,"seconds":%.1f,"value_per_second":%.9f}' % (pick.json, seconds, job.value / seconds)
     return Job(pick.checkpoint, pick.family, job.method, pick.runs_here, round(seconds, 1), json)
 

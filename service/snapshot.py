@@ -20,15 +20,18 @@ from headstart.errors import HeadstartError
 from headstart.recommend import decide, posterior
 from headstart.recommend.condition import view_of
 from headstart.recommend.contest import linked
-from headstart.recommend.cost import START, finetune_cost, known_parameters, probe_cost
+from headstart.recommend.cost import finetune_cost, known_parameters, probe_cost
 from headstart.recommend.explain import points_of_quality, population
 from headstart.recommend.levels import levels_of
+from headstart.recommend.prices import FINETUNE, LINEAR_PROBE, finetune_rows, probe_rows
+from headstart.recommend.timings import FRESH, Kind
 from service.best import Best
 from service.board import ANY, NEXT_JOBS, Board, Filter, Standing
 from service.candidates import DAY
 from service.families import facts_of
-from service.kept import Recent, Shelf
+from service.kept import Recent, Shelf, once
 from service.outcome import Outcome
+from service.pricing import rates_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,9 +39,11 @@ if TYPE_CHECKING:
     from headstart.entities import Catalogue, Target
     from headstart.recommend.levels import Levels
     from headstart.recommend.posterior import Posterior
+    from headstart.recommend.rates import Rates
     from headstart.store import Store
 
 MOST_WRITTEN = 1_024  # answers, some 6 kB each
+MOST_VIEWS = 10_000
 USUAL_TRAIN_SIZES = (None, *(4**k for k in range(4, 11)))  # 256 to 1,048,576 rows
 USUAL_CLASSES = (None, 2, 4, 8, 16, 32)
 _log = structlog.get_logger("headstart.service")
@@ -67,10 +72,14 @@ class FamilySnapshot:
         levels: Levels,
         shelf: Shelf,
         day: int,
+        rates: Rates,
     ) -> None:
         """`levels`: of all families; `shelf`: where all keep their boards; `day`: that ages are told of."""
         self.name = name
         self.day = day
+        self.rates = rates
+        self.finetune_rate = rates.line(Kind(FINETUNE, "full")).rate
+        self.probe_rate = rates.line(Kind(LINEAR_PROBE, FRESH)).rate
         self.posterior = fitted
         self.population = population(fitted)
         # the catalogue may already hold checkpoints that the posterior does not know
@@ -82,7 +91,8 @@ class FamilySnapshot:
         self.row_of = {name: row for row, name in enumerate(self.names)}
         self.parameters_or_nan = np.array([np.nan if p is None else p for p in self.parameters], dtype=float)
         self.sizes = known_parameters(self.parameters_or_nan)
-        self.seconds_a_row = finetune_cost(self.sizes, 1).seconds - START  # that a finetune takes
+        one_row = finetune_cost(self.sizes, 1, rate=self.finetune_rate).seconds
+        self.seconds_a_row = one_row - self.finetune_rate.start  # that a finetune takes
         self.license_codes, self._license_code = _codes(self.licenses)
         self.order = decide.static_order(fitted)
         # targets that the vanilla was run on: the others have no gains of their own
@@ -100,6 +110,7 @@ class FamilySnapshot:
         self._levelled = {int(one) for one in levels.target_ids[levels.measured[:, :-1].any(axis=0)]}
         self._all_described = _Described.of([targets[int(one)] for one in levels.target_ids])
         self._shelf = shelf
+        self._views: dict[int, _View] = {}  # by target
         self._reactions: np.ndarray | None = None
 
     @property
@@ -126,13 +137,14 @@ class FamilySnapshot:
         Where the vanilla was not run on it, a target is as good as its description. Its sizes are rounded,
         rows to powers of 4 and classes to powers of 2: the kernels are wider than that, and boards are kept.
         """
-        key = self._key(target, train_size, classes)
+        if target is None:
+            key = _View(None, _power_of(4, train_size), _power_of(2, classes))
+        else:
+            key = once(self._views, target.id, lambda: self._view_of(target), MOST_VIEWS)
         return self._shelf.board((self.name, key), lambda: self._make(key))
 
-    def _key(self, target: Target | None, train_size: int | None, classes: int | None) -> _View:
-        if target is None:
-            return _View(None, _power_of(4, train_size), _power_of(2, classes))
-        at, rows = self.target_at.get(target.id), _rows_to_probe(target)
+    def _view_of(self, target: Target) -> _View:
+        at, rows = self.target_at.get(target.id), self._rows_to_probe(target)
         if at is not None:
             return _View(at, rows=rows)
         return _View(
@@ -154,7 +166,7 @@ class FamilySnapshot:
 
     def _make(self, key: _View) -> Board:
         fitted = self.posterior
-        seconds = None if key.rows is None else probe_cost(self.sizes, key.rows).seconds
+        seconds = None if key.rows is None else probe_cost(self.sizes, key.rows, rate=self.probe_rate).seconds
         if key.target is not None:
             view = view_of(fitted, key.target)
             return Board(self, view, Standing(view.level), seconds)
@@ -168,6 +180,10 @@ class FamilySnapshot:
             stderr = math.hypot(standing.common, standing.own)
             view = dataclasses.replace(view, level=standing.mean, level_stderr=stderr)
         return Board(self, view, standing, seconds)
+
+    def _rows_to_probe(self, target: Target) -> int | None:
+        """Usual rows that a probe on the target costs as much as; None where the store holds none of it."""
+        return None if target.fingerprint is None else round(probe_rows(self.rates, target))
 
     def reaction_rank(self, sensitivity: float) -> float | None:
         """Share of the family's known targets that react less."""
@@ -209,6 +225,7 @@ class Snapshot:
     posterior_ids: dict[str, int]
     shelf: Shelf  # of the families
     day: int  # since the epoch, that its families tell ages of
+    rates: Rates
     loaded_at: float = field(default_factory=time.time)  # seconds since the epoch
     tag: str = field(init=False)  # of all that an answer depends on, the question apart
     # question -> answer and its ETag, oldest first
@@ -216,9 +233,9 @@ class Snapshot:
     written: Recent[bytes] = field(default_factory=lambda: Recent(MOST_WRITTEN))  # whatever the words
 
     def __post_init__(self) -> None:
-        """Tell snapshots apart that may answer differently: software, posteriors, targets, day (ages)."""
+        """Tell snapshots apart that may answer differently: software, posteriors, targets, day, rates."""
         posteriors = sorted(self.posterior_ids.items())
-        known = repr((__version__, posteriors, self.target_details, self.day))
+        known = repr((__version__, posteriors, self.target_details, self.day, self.rates.newest))
         self.tag = f"{self.evidence_version}-{blake2b(known.encode(), digest_size=4).hexdigest()}"
 
     def best(self, boards: list[Board], wanted: Filter = ANY) -> Best:
@@ -232,6 +249,10 @@ class Snapshot:
         kept = self.shelf.across if wanted == ANY else self.shelf.filtered
         found = kept.get((over, entrants), lambda: Outcome(over, entrants))
         return Best(over, found, wanted, self.shelf)
+
+    def train_rows(self, target: Target) -> int:
+        """Usual rows that a finetune on the target costs as much as."""
+        return max(1, round(finetune_rows(self.rates, target)))
 
     def boards(
         self, target: Target | None, train_size: int | None = None, classes: int | None = None
@@ -250,11 +271,11 @@ class Snapshot:
         for view in views:
             boards = self.boards(*view)
             target, train_size, _ = view
-            name = None if target is None else target.name
+            name, rows = (None, train_size) if target is None else (target.name, self.train_rows(target))
             for board in boards:
                 facts_of(board, target, self.families.values())
-                self.best([board]).next_jobs(NEXT_JOBS, target.train_size if target else train_size, name)
-            self.best(boards).next_jobs(NEXT_JOBS, target.train_size if target else train_size, name)
+                self.best([board]).next_jobs(NEXT_JOBS, rows, name)
+            self.best(boards).next_jobs(NEXT_JOBS, rows, name)
             if not self.shelf.has_room(sum(board.bytes for board in boards)):
                 break
 
@@ -299,13 +320,15 @@ class Snapshots:
             return False
         targets = {t.id: t for t in self._store.all_targets()}
         if current is not None and current.targets.items() <= targets.items():
-            families, shelf, day = current.families, current.shelf, current.day
+            families, shelf, day, rates = current.families, current.shelf, current.day, current.rates
         else:
-            shelf, day = Shelf(), _today()
+            shelf, day, rates = Shelf(), _today(), rates_of(self._store)
             fitted = {name: self._fitted(one) for name, one in sorted(ids.items())}
             levels = levels_of(fitted)
             families = {
-                name: FamilySnapshot(name, one, self._store.catalogue(name), targets, levels, shelf, day)
+                name: FamilySnapshot(
+                    name, one, self._store.catalogue(name), targets, levels, shelf, day, rates
+                )
                 for name, one in fitted.items()
             }
         self.current = Snapshot(
@@ -317,6 +340,7 @@ class Snapshots:
             posterior_ids=ids,
             shelf=shelf,
             day=day,
+            rates=rates,
         )
         gc.freeze()  # a catalogue of a million names is for the collector to pass over, not to visit
         return True
@@ -353,11 +377,6 @@ def _codes(licenses: list[str | None]) -> tuple[np.ndarray, dict[str, int]]:
     code: dict[str, int] = {}
     codes = [-1 if one is None else code.setdefault(one.casefold(), len(code)) for one in licenses]
     return np.array(codes, dtype=np.int32), code
-
-
-def _rows_to_probe(target: Target) -> int | None:
-    """Rows that a probe on the target reads; None where the store holds none."""
-    return None if target.fingerprint is None else (target.train_size or 0) + (target.rows_tested or 0)
 
 
 def _today() -> int:

@@ -212,6 +212,9 @@ KEY = (
 IN_FORCE = scores.c.quarantine.is_(None)
 Index("uq_scores_in_force", *KEY, unique=True, sqlite_where=IN_FORCE, postgresql_where=IN_FORCE)
 Index("uq_scores_key_value", *KEY, scores.c.value, unique=True)
+MEASURED = scores.c.import_id.is_(None)  # here, by a job
+_measured = text("import_id IS NULL")
+Index("ix_scores_measured", scores.c.id, sqlite_where=_measured, postgresql_where=_measured)
 
 evidence = Table(
     "evidence",

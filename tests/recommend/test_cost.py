@@ -14,6 +14,18 @@ def test_operations_of_a_finetune_and_of_a_forward_pass() -> None:
     assert cost.probe_flops(base, 1_000, tokens=100)[0] == pytest.approx(2 * 1e8 * 1_000 * 100)
 
 
+def test_a_finetune_passes_forward_over_what_it_does_not_train_on() -> None:
+    rows = {"train_rows": 100, "validation_rows": 20, "test_rows": 30, "tokens": 10, "epochs": 2, "passes": 3}
+    held = 2 * 10 * (3 * 20 + 30)
+    for tuning, each in (("full", 6), ("lora", 4), ("bitfit", 4), ("head", 2), ("of_ones_own", 6)):
+        assert cost.finetune_work(**rows, tuning=tuning) == each * 10 * 100 * 2 + held
+
+
+def test_the_start_is_the_rates() -> None:
+    found = cost.finetune_cost(np.array([1e8]), 1_000, tokens=100, epochs=1, rate=cost.Rate(1e13, start=2.0))
+    np.testing.assert_allclose(found.seconds, [2 + 6])
+
+
 def test_seconds_are_operations_over_the_rate_after_the_start() -> None:
     rate = cost.Rate(1e13, "measured")
     found = cost.finetune_cost(np.array([1e8, 2e8]), 1_000, tokens=100, epochs=1, rate=rate)
