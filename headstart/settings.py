@@ -56,9 +56,15 @@ class Settings(BaseSettings):
     scratch: Path = Field(
         Path(".headstart/scratch"), description="Folder where jobs keep what a later attempt goes on from."
     )
+    save_seconds: float = Field(
+        60.0, ge=0, description="Of a finetune between two states that a later attempt can go on from."
+    )
     cache: Path = Field(
         Path(".headstart/cache"),
         description="Folder where a worker keeps rows, tokens, features and hub downloads.",
+    )
+    kept: Path = Field(
+        Path(".headstart/kept"), description="Folder where finetunes that are kept become checkpoints."
     )
     max_cache_bytes: int = Field(
         20 << 30, ge=0, description="Size at which the least recently used tokens and features go."
@@ -89,6 +95,11 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(
         60.0, gt=0, description="How long an unrenewed claim on an import or a job holds."
     )
+
+    @property
+    def checkpoint_roots(self) -> tuple[Path, ...]:
+        """Folders that checkpoints may be read from."""
+        return (*self.roots, self.kept.absolute())
 
     @field_validator("hosts", "methods", mode="before")
     @classmethod

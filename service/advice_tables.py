@@ -52,16 +52,16 @@ def _candidate(rank: int, candidate: dict[str, Any], *, several: bool) -> list[A
         rank,
         candidate["checkpoint"]["name"],
         *([candidate["checkpoint"]["family"]] if several else []),
-        _signed(candidate["expected_gain"]),
-        f"{_signed(low)} … {_signed(high)}",
-        _chance(candidate["p_beats_vanilla"]),
-        _chance(candidate["p_best"], 1),
+        signed(candidate["expected_gain"]),
+        f"{signed(low)} … {signed(high)}",
+        chance(candidate["p_beats_vanilla"]),
+        chance(candidate["p_best"], 1),
         None if score is None else f"{score:.3f}",
         _evidence(candidate["evidence"]),
     ]
 
 
-def _chance(p: float, digits: int = 0) -> str:
+def chance(p: float, digits: int = 0) -> str:
     """A probability in percent, never rounded to certainty; of many that share one, to a digit more."""
     least = 10.0**-digits
     if 100 * p > 100 - least:
@@ -86,14 +86,14 @@ def _say_regret(advice: dict[str, Any]) -> None:
         return
     said = (
         f"With the first choice, expect to miss the best of all by {advice['expected_regret']:.2f} points; a "
-        f"vanilla is the best with probability {_chance(advice['p_vanilla_best'])}."
+        f"vanilla is the best with probability {chance(advice['p_vanilla_best'])}."
     )
     stopping, jobs = advice["stopping"], advice["next_jobs"]
     if stopping["pick"] is None:
         said += f" If nothing more is measured, take the vanilla of {stopping['family']}."
     elif jobs:
         said += (
-            f" Stopping now gives {_signed(stopping['expected_gain'])} points by {stopping['pick']}; what is "
+            f" Stopping now gives {signed(stopping['expected_gain'])} points by {stopping['pick']}; what is "
             "measured next is expected to add the regret it saves."
         )
     say(said)
@@ -110,7 +110,7 @@ def _show_next_jobs(jobs: Sequence[dict[str, Any]], basis: str, *, several: bool
             job["checkpoint"] + (" (once more)" if job["runs_here"] else ""),
             *([job["family"]] if several else []),
             job["method"],
-            _duration(job["seconds"]),
+            duration(job["seconds"]),
             "none" if job["value"] < SMALLEST else f"{job['value']:.2f} points",
         ]
         for rank, job in enumerate(jobs, 1)
@@ -120,7 +120,8 @@ def _show_next_jobs(jobs: Sequence[dict[str, Any]], basis: str, *, several: bool
         say("How long they take is a guess for one data-centre GPU.")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -157,8 +158,9 @@ def _say_reactions(families: Sequence[dict[str, Any]]) -> None:
 
 
 def _points(points: float) -> str:
-    return _signed(points) if abs(points) >= SMALLEST else "0"
+    return signed(points) if abs(points) >= SMALLEST else "0"
 
 
-def _signed(points: float) -> str:
+def signed(points: float) -> str:
+    """Points with their sign."""
     return f"{round(points, 2) or 0.0:+.2f}"  # 0.0: never "-0.00"

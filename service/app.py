@@ -21,6 +21,7 @@ from service.feed import Feed
 from service.importing import EmbeddedWorker
 from service.metrics import Exposition, RequestMetrics
 from service.middleware import FrontDoor
+from service.race_schemas import RaceResult
 from service.routes import (
     checkpoints,
     deliveries,
@@ -124,7 +125,11 @@ def _complete_openapi(app: FastAPI) -> None:
         if app.openapi_schema is None:
             document = generate()
             _, extra = models_json_schema(
-                [(schemas.Problem, "serialization"), (schemas.ImportRequest, "validation")],
+                [
+                    (schemas.Problem, "serialization"),
+                    (RaceResult, "serialization"),
+                    (schemas.ImportRequest, "validation"),
+                ],
                 ref_template="#/components/schemas/{model}",
             )
             components = document.setdefault("components", {})

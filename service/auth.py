@@ -50,7 +50,7 @@ def needs_keys(settings: Settings) -> bool:
 
 
 def scope_needed(method: str, path: str) -> str:
-    """The least scope that may send this."""
+    """The least scope that may send this. POST /recommend asks for more by itself where it starts a race."""
     if method in READING or (method == "POST" and path == "/recommend"):
         return "read"
     # Beginnings of paths, so that what a route matches is never more than what is guarded here.
@@ -144,7 +144,7 @@ class Gate:
         if caller.authorization is not None:
             key = scope[KEY] = self._keys.find(caller.authorization)
             self._count(key, sent)
-            _check_scope(key, scope_needed(method, path))
+            check_scope(key, scope_needed(method, path))
         elif not self._needs_keys:
             self._hosts.check(method, caller.host, caller.origin)
         elif path not in OPEN or method not in READING:
@@ -166,7 +166,8 @@ class Gate:
             )
 
 
-def _check_scope(key: ApiKey, needed: str) -> None:
+def check_scope(key: ApiKey, needed: str) -> None:
+    """Raise Forbidden where the key's scope is too small."""
     if LEVELS[key.scope] < LEVELS[needed]:
         raise Forbidden(
             f"This needs an API key of scope {needed!r}, and {key.name!r} has {key.scope!r}. "

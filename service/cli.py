@@ -17,6 +17,7 @@ from service import (
     jobs_cli,
     keys_cli,
     probe_cli,
+    race_cli,
     tables,
     targets_cli,
 )
@@ -62,6 +63,7 @@ app.add_typer(scoring, name="scores")
 app.add_typer(checkpoints_cli.app, name="checkpoints")
 app.add_typer(targets_cli.app, name="targets")
 app.command("probe")(probe_cli.probe)
+app.command("race")(race_cli.race)
 app.command("backtest")(backtest_cli.backtest)
 app.add_typer(jobs_cli.app, name="jobs")
 app.add_typer(keys_cli.app, name="keys")

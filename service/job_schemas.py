@@ -1,9 +1,9 @@
 """Jobs on the wire: what is asked for, what became of it, and what happens to it."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictBool, StringConstraints, Tag
 from pydantic.json_schema import SkipJsonSchema
 
 from headstart.entities import JobState, SubmissionStatus
@@ -13,6 +13,7 @@ from service.schemas import CLEAN, LARGEST_ID, Id, Name, Page, PageQuery, Score
 MOST_JOBS = 1000  # in one call
 LARGEST_SEED = 2**32 - 1  # what every generator of random numbers takes
 HIGHEST_PRIORITY = 100
+DRY_RUN = "Answer with what it would take, by 200, and store nothing. All is checked as ever."
 
 
 def _way(value: Any) -> str:
@@ -74,6 +75,17 @@ class JobRequest(_In):
     webhook: Webhook | SkipJsonSchema[None] = Field(
         None, description="An http(s) URL that is told when the job has ended."
     )
+    keep: Name | SkipJsonSchema[None] = Field(
+        None,
+        description="Keep what a finetune comes to as a checkpoint of this name, NAME or OWNER/NAME. The job "
+        "is then one of `keep`, whose result has the checkpoint.",
+    )
+
+
+class SingleRequest(JobRequest):
+    """One measurement to make, or to price."""
+
+    dry_run: StrictBool = Field(False, description=DRY_RUN)
 
 
 class BatchRequest(_In):
@@ -95,6 +107,7 @@ class BatchRequest(_In):
     jobs: Annotated[list[JobRequest], Field(min_length=1, max_length=MOST_JOBS)] = Field(
         description=f"Up to {MOST_JOBS}; answered in this order."
     )
+    dry_run: StrictBool = Field(False, description=DRY_RUN)
 
 
 class Progress(_Out):
@@ -138,7 +151,9 @@ class Job(_Out):
         description="Of the newest attempt that failed; kept while the job waits to be tried again."
     )
     score_id: int | None = Field(description="The score it made.")
-    result: dict[str, Any] | None = Field(description="What it made beside a score.")
+    result: dict[str, Any] | None = Field(
+        description="What it made beside a score; of a race that has ended, a RaceResult."
+    )
     seconds: float | None = Field(description="How long the newest ended attempt ran.")
     request_id: str = Field(description="Of the request that submitted it; finds both in the logs.")
     revision: int = Field(description="Raised by every change, of progress too.")
@@ -184,6 +199,41 @@ class SubmissionBatch(_Out):
 
     items: list[Submission]
     counts: Counts
+
+
+class Priced(_Out):
+    """What something would take, on one worker. 0 for what is scored or under way already."""
+
+    seconds: float = Field(description="Median of what is expected.", examples=[84.0])
+    interval: tuple[float, float] = Field(description="That is to hold in 80 % of cases.")
+    basis: Literal["measured", "assumed"] = Field(
+        description="'measured': jobs of this kind are on record, on this device; 'assumed': they are not."
+    )
+    device: str | None = Field(
+        description="That it is for: the one that recent jobs ran on. null: none is on record, and a "
+        "data-centre GPU is assumed; or there is more than one."
+    )
+
+
+class DryRun(Priced):
+    """What a request would take, had it been no dry run."""
+
+    dry_run: Literal[True] = True
+    jobs: int = Field(description="New ones that it would queue.")
+    joined: int = Field(description="Equal ones that are under way.")
+    scored: int = Field(description="Scores that are there.")
+
+
+class PricedJob(Priced):
+    """What one request of a batch would take."""
+
+    status: SubmissionStatus = Field(description="What would become of it.")
+
+
+class BatchDryRun(DryRun):
+    """What a batch would take. Probes that share a forward pass pay for it once, the first of them."""
+
+    items: list[PricedJob] = Field(description="In the order of the batch.")
 
 
 class JobEvent(_Out):

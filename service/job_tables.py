@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from service.advice_tables import duration
+from service.race_tables import show_race
 from service.tables import say, show, show_scores
 
 if TYPE_CHECKING:
@@ -35,8 +37,9 @@ def show_jobs(page: dict[str, Any]) -> None:
 
 
 def show_job(job: dict[str, Any], score_of: Callable[[int], dict[str, Any]]) -> None:
-    """One job field by field, and its score."""
+    """One job field by field, and its score, or what came of a race."""
     progress, failure = job["progress"], job["failure"]
+    raced = job["method"] == "race" and job["result"] is not None
     said = (progress["stage"], progress["message"], time_left(progress["seconds_left"]))
     fields = {
         "state": stopping(job),
@@ -50,7 +53,7 @@ def show_job(job: dict[str, Any], score_of: Callable[[int], dict[str, Any]]) -> 
         "queue": f"{job['queue']}, priority {job['priority']}",
         "attempt": f"{job['attempt']} of {job['last_attempt']}",
         "failure": f"{failure['name']}: {failure['sentence']} {failure['remedy']}" if failure else None,
-        "result": json.dumps(job["result"]) if job["result"] else None,
+        "result": json.dumps(job["result"]) if job["result"] and not raced else None,
         "seconds": None if job["seconds"] is None else f"{job['seconds']:.1f}",
         "request id": job["request_id"],
         "submitted": job["created_at"],
@@ -61,6 +64,8 @@ def show_job(job: dict[str, Any], score_of: Callable[[int], dict[str, Any]]) -> 
     show(f"Job {job['id']}", ("", ""), rows)
     if job["score_id"] is not None:
         show_scores({"items": [score_of(job["score_id"])]})
+    if raced:
+        show_race(job["result"])
 
 
 def show_submission(answer: dict[str, Any]) -> None:
@@ -75,6 +80,27 @@ def show_submission(answer: dict[str, Any]) -> None:
         say(f"Job {job['id']} measures the same and {has_state(job['state'])}.")
         if job["failure"] is not None:
             say(f"{job['failure']['name']}: {job['failure']['sentence']} {job['failure']['remedy']}")
+
+
+def show_price(price: dict[str, Any]) -> None:
+    """What one job, or a batch of them, would take."""
+    counts = (
+        (price["jobs"], "to run"),
+        (price["joined"], "under way"),
+        (price["scored"], "measured already"),
+    )
+    said = ", ".join(f"{count} {what}" for count, what in counts if count)
+    if not price["jobs"]:
+        say(f"Nothing would be run: {said}.")
+        return
+    low, high = map(duration, price["interval"])
+    say(
+        f"{said}: about {duration(price['seconds'])} ({low} to {high}, 80 % interval). Nothing was submitted."
+    )
+    if price["device"]:
+        say(f"For {price['device']}.")
+    if price["basis"] == "assumed":
+        say("It is a guess: too few jobs of the kind have run yet.")
 
 
 def stopping(job: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -11,12 +11,13 @@ from headstart.checkpoints.place import why_no_weights
 from headstart.entities import Checkpoint, JobDraft, Target
 from headstart.errors import Conflict, HeadstartError, InvalidInput, NotFound, Problem, nearest_names
 from service.job_schemas import MOST_JOBS
+from service.keeping import check_keep, to_keep
 from service.validation import invalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from headstart.entities import Page, Submission
+    from headstart.entities import Job, Page, Submission, SubmissionStatus
     from headstart.method import Method
     from headstart.store import Store
     from service.job_schemas import JobRequest
@@ -52,6 +53,7 @@ class Known:
     signed: bool  # webhooks are signed, so that jobs may have one
     searched: set[str] = field(default_factory=set)  # kinds that a nearest name was searched for
     by_id: dict[tuple[str, int], Checkpoint | Target | None] = field(default_factory=dict)
+    keeping: dict[str, Job | JobDraft] = field(default_factory=dict)  # name -> what is to be kept under it
 
     @classmethod
     def of(
@@ -59,6 +61,7 @@ class Known:
     ) -> Known:
         """Look up all names of the requests in a few queries."""
         checkpoints = {one.checkpoint for one in requests if isinstance(one.checkpoint, str)}
+        checkpoints |= {one.keep for one in requests if one.keep is not None}
         targets = {one.target for one in requests if isinstance(one.target, str)}
         return cls(
             store,
@@ -87,6 +90,46 @@ def submit(
 
     Up to MOST_JOBS are submitted in one transaction; more of them in several, so that nobody waits long.
     """
+    drafts = drafts_of(known, requests, places)
+
+    def ask(together: Sequence[JobDraft]) -> Sequence[Submission]:
+        return known.store.submit_jobs(together, attempts=attempts, request_id=request_id)
+
+    return tuple(_asked(known, requests, places, drafts, ask))
+
+
+class Foreseen(NamedTuple):
+    """A request that would be taken."""
+
+    draft: JobDraft
+    status: SubmissionStatus  # what would become of it
+    checkpoint: Checkpoint | None
+    target: Target | None
+
+
+def foresee(known: Known, requests: Sequence[JobRequest], places: Sequence[str]) -> tuple[Foreseen, ...]:
+    """What would become of each request; or raise all that is wrong with them, as `submit` does."""
+    drafts = drafts_of(known, requests, places)
+    found = _asked(known, requests, places, drafts, known.store.foresee_jobs)
+    named = {one.id: one for few in known.checkpoints.values() for one in few}
+    targets = {one.id: one for one in known.targets.values()}
+
+    def of(draft: JobDraft, status: SubmissionStatus) -> Foreseen:
+        identity, on = draft.checkpoint_id or 0, draft.target_id or 0
+        checkpoint = named.get(identity) or known.of_id("checkpoint", identity)
+        target = targets.get(on) or known.of_id("target", on)
+        return Foreseen(
+            draft,
+            status,
+            checkpoint if isinstance(checkpoint, Checkpoint) else None,
+            target if isinstance(target, Target) else None,
+        )
+
+    return tuple(map(of, drafts, found))
+
+
+def drafts_of(known: Known, requests: Sequence[JobRequest], places: Sequence[str]) -> list[JobDraft]:
+    """The draft of each request, or raise all that is wrong with them but for ids: the store checks those."""
     drafts: list[JobDraft] = []
     wrong: list[tuple[str, HeadstartError]] = []
     for request, place in zip(requests, places, strict=True):
@@ -96,25 +139,47 @@ def submit(
         else:
             wrong += [(place, error) for error in found]
     if wrong:
-        raise _refusal(wrong + _unknown_ids(known, requests, places))
-    answers: list[Submission] = []
+        raise refusal(wrong + _unknown_ids(known, requests, places))
+    return drafts
+
+
+def _asked(
+    known: Known,
+    requests: Sequence[JobRequest],
+    places: Sequence[str],
+    drafts: Sequence[JobDraft],
+    ask: Callable[[Sequence[JobDraft]], Sequence[T]],
+) -> list[T]:
+    """What the store answers to all drafts, MOST_JOBS at a time; or raise which ids are not there."""
+    answers: list[T] = []
     try:
         for at in range(0, len(drafts), MOST_JOBS):
-            together = drafts[at : at + MOST_JOBS]
-            answers += known.store.submit_jobs(together, attempts=attempts, request_id=request_id)
+            answers += ask(drafts[at : at + MOST_JOBS])
     except NotFound:
         unknown = _unknown_ids(known, requests, places)
         if not unknown:
             raise
-        raise _refusal(unknown) from None
-    return tuple(answers)
+        raise refusal(unknown) from None
+    return answers
 
 
 def check(request: JobRequest, known: Known) -> None:
     """Raise all that is wrong with one request, before others like it are submitted."""
     found = draft_of(request, known)
     if not isinstance(found, JobDraft):
-        raise _refusal([("", error) for error in found])
+        raise refusal([("", error) for error in found])
+
+
+def weighty_checkpoint(request: JobRequest, known: Known) -> Checkpoint:
+    """The checkpoint that a request names. Raises what is wrong with the name, or that it has no weights."""
+    found = known.of_id("checkpoint", _checkpoint_id(request, known))
+    if not isinstance(found, Checkpoint):
+        raise _unknown("checkpoint", request.checkpoint)
+    why = why_no_weights(found)
+    if why is not None:
+        message = f"{why} Its weights are needed: register them by POST /checkpoints."
+        raise Conflict(f"checkpoint: {message}", [Problem("checkpoint", message)])
+    return found
 
 
 def draft_of(request: JobRequest, known: Known) -> JobDraft | list[HeadstartError]:
@@ -136,9 +201,11 @@ def draft_of(request: JobRequest, known: Known) -> JobDraft | list[HeadstartErro
         tried(lambda request, known: _check_weights(request, method, checkpoint_id, known))
     if request.webhook is not None:
         tried(_check_webhook)
+    if request.keep is not None:
+        tried(check_keep)
     if wrong or method is None or params is None:
         return wrong
-    return JobDraft(
+    draft = JobDraft(
         method=method.name,
         method_version=method.version,
         checkpoint_id=checkpoint_id,
@@ -149,6 +216,9 @@ def draft_of(request: JobRequest, known: Known) -> JobDraft | list[HeadstartErro
         priority=request.priority,
         webhook=request.webhook,
     )
+    if request.keep is None:
+        return draft
+    return tried(lambda request, known: to_keep(draft, request, known)) or wrong
 
 
 def _method(request: JobRequest, known: Known) -> Method:
@@ -280,7 +350,7 @@ def _unknown_ids(
     return wrong
 
 
-def _refusal(wrong: Sequence[tuple[str, HeadstartError]]) -> HeadstartError:
+def refusal(wrong: Sequence[tuple[str, HeadstartError]]) -> HeadstartError:
     """One error that names every problem with its place."""
     problems = [Problem(place + one.field, one.message) for place, error in wrong for one in error.problems]
     if len(wrong) == 1 and not wrong[0][0]:
@@ -289,7 +359,7 @@ def _refusal(wrong: Sequence[tuple[str, HeadstartError]]) -> HeadstartError:
     message = f"{problems[0].field}: {problems[0].message}{more}"
     if all(isinstance(error, NotFound) for _, error in wrong):
         return SeveralUnknown(message, problems)
-    if all(isinstance(error, Conflict) for _, error in wrong):
+    if not any(isinstance(error, InvalidInput) for _, error in wrong):  # right in itself, in another store
         return Conflict(message, problems)
     return InvalidInput(message, problems)
 

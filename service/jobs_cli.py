@@ -41,7 +41,13 @@ def submit(
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
     priority: Annotated[int, typer.Option(help="-100 to 100; higher is sooner.")] = 0,
     webhook: Annotated[str | None, typer.Option(help="A URL that is told when the job has ended.")] = None,
+    keep: Annotated[
+        str | None, typer.Option(help="Keep what a finetune comes to as a checkpoint of this name.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job until it has ended.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would take, and submit nothing.")
+    ] = False,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
@@ -57,11 +63,13 @@ def submit(
         "seed": seed,
         "priority": priority,
     }
-    optional = {"family": family, "webhook": webhook}
+    optional = {"family": family, "webhook": webhook, "keep": keep, "dry_run": dry_run or None}
     request |= {name: value for name, value in optional.items() if value is not None}
     with Client(url) as client:
         answer = client.request("POST", "/jobs", json=request)
-        if wait and answer["job"] is not None:
+        if dry_run:
+            show_price(answer, as_json=as_json)
+        elif wait and answer["job"] is not None:
             _follow(client, answer["job"]["id"], as_json=as_json)
         elif as_json:
             print_json(answer)
@@ -227,6 +235,14 @@ def _show(client: Client, job: dict[str, Any], *, as_json: bool) -> None:
         print_json(job)
     else:
         job_tables.show_job(job, lambda score_id: client.request("GET", f"/scores/{score_id}"))
+
+
+def show_price(answer: dict[str, Any], *, as_json: bool) -> None:
+    """Show what jobs would take."""
+    if as_json:
+        print_json(answer)
+    else:
+        job_tables.show_price(answer)
 
 
 def _id_or_name(text: str) -> int | str:

@@ -16,7 +16,7 @@ from service.checkpoints_cli import in_folder, local_path, on_hub, register
 from service.client import Client, Refused
 from service.command import DEFAULT_URL, AsJson, Url, given, print_json, quoted
 from service.following import HINT_SECONDS, POLL_SECONDS, START_A_WORKER, bars, hint, imported
-from service.jobs_cli import track
+from service.jobs_cli import show_price, track
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -62,6 +62,9 @@ def probe(
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Return as soon as the jobs are queued.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would take, and submit nothing.")
+    ] = False,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
@@ -75,15 +78,21 @@ def probe(
     """
     if checkpoint is None and family is None:
         raise typer.BadParameter("give --checkpoint, or --family for all of its checkpoints.")
+    if dry_run and checkpoint is None:
+        raise typer.BadParameter("--dry-run is for the probes of one --checkpoint.")
     params = given({"layers": layers or None, "max_rows": max_rows})
     with Client(url) as client:
-        on = _target(client, target, target_name, quiet=as_json)
+        on = _as_known(target) if dry_run else _target(client, target, target_name, quiet=as_json)
         if checkpoint is None:
             _probe_family(client, str(family), on, method, {"params": params, "seed": seed}, as_json=as_json)
             return
-        what = _checkpoint(client, checkpoint, family, quiet=as_json)
+        what = _as_known(checkpoint) if dry_run else _checkpoint(client, checkpoint, family, quiet=as_json)
         asked = {"checkpoint": what, "target": on, "params": params, "seed": seed} | given({"family": family})
         wanted = [asked | {"method": name} for name in dict.fromkeys(method or METHODS)]
+        if dry_run:
+            answer = client.request("POST", "/jobs/batch", json={"jobs": wanted, "dry_run": True})
+            show_price(answer, as_json=as_json)
+            return
         answers = client.request("POST", "/jobs/batch", json={"jobs": wanted})["items"]
         if no_wait:
             _show_submitted(answers, as_json=as_json)
@@ -92,6 +101,15 @@ def probe(
         ended = {job["id"]: job for job in _finish(client, jobs, quiet=as_json)}
         found = [_outcome(client, one, ended) for one in answers]
     _show(found, as_json=as_json)
+
+
+def _as_known(text: str) -> int | str:
+    """What jobs that are only priced are to name. Nothing is registered for them."""
+    if (path := local_path(text)) is not None:
+        raise typer.BadParameter(
+            f"--dry-run registers nothing: give the name or id by which {path} is known."
+        )
+    return int(text) if text.isdecimal() else text
 
 
 def _checkpoint(client: Client, text: str, family: str | None, *, quiet: bool) -> int | str:
@@ -140,7 +158,7 @@ def _finish(client: Client, jobs: Sequence[dict[str, Any]], *, quiet: bool) -> l
     with bars(quiet=quiet) as shown:
         tasks = {job["id"]: shown.add_task(escape(f"{job['method']}: waiting"), total=1.0) for job in jobs}
         if jobs and not quiet:
-            _hint_at_worker(client, jobs[0]["id"])
+            hint_at_worker(client, jobs[0]["id"])
         return [_follow(client, job, shown, tasks[job["id"]]) for job in jobs]
 
 
@@ -151,7 +169,7 @@ def _follow(client: Client, job: dict[str, Any], shown: Progress, task: Any) -> 
     return ended
 
 
-def _hint_at_worker(client: Client, job_id: int) -> None:
+def hint_at_worker(client: Client, job_id: int) -> None:
     """Say so where nobody begins the first of the jobs and nobody is at work either."""
     until = time.monotonic() + HINT_SECONDS
     with suppress(Refused):  # the service went away: following goes on when it is back

@@ -48,7 +48,7 @@ def show(
     Example: headstart targets show tickets
     """
     with Client(url) as client:
-        _show(client, _id_of(client, target), as_json=as_json)
+        _show(client, target_id_of(client, target), as_json=as_json)
 
 
 @app.command()
@@ -130,7 +130,8 @@ def _show(client: Client, target_id: int, *, as_json: bool) -> None:
         show_target(target)
 
 
-def _id_of(client: Client, target: str) -> int:
+def target_id_of(client: Client, target: str) -> int:
+    """The id of a target named by id or name. Refused where there is none."""
     if target.isdecimal():
         return int(target)
     found = client.listed("/targets", {"search": target}, 500)["items"]

@@ -1,4 +1,4 @@
-"""A method that measures nothing and does what its parameters say: the fire drill of the fault suite."""
+"""A method that measures nothing and does what its parameters say, and a procedure that keeps its scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from headstart.failures import Interrupted, NotApplicable
-from headstart.method import Measurement, Method, Params, Source
+from headstart.method import Measurement, Method, Params, Procedure, Source
 
 if TYPE_CHECKING:
     from headstart.workbench import Workbench
@@ -96,4 +96,40 @@ METHOD = Method(
     summary="Does what its parameters say.",
     params=DrillParams,
     run=run,
+)
+
+
+class CircuitParams(Params):
+    family: str = "roberta-base"
+    candidates: tuple[int, ...] = (1,)
+    rounds: int = 1  # each keeps a score of METHOD: number and seed are the round's
+    number: int = 0  # of the first
+    drill: DrillParams = DrillParams()  # what is done, and how it ends, after the rounds
+
+
+def circuit(bench: Workbench, params: CircuitParams) -> dict[str, Any]:
+    """Keep a score a round, then drill; a score that is left out by an attempt before was kept by that."""
+    for number in range(params.number, params.number + params.rounds):
+        bench.report(0.1, "going round", f"round {number}")
+        value = float("nan") if params.drill.end == "nan" else number / 1000
+        found = Measurement(value=value, stderr=0.01, rows_tested=100)
+        at = bench.on(bench.briefing.candidates[0], seed=bench.seed)
+        bench.keep_score(at.checkpoint, METHOD, DrillParams(number=number), at.seed, found, seconds=0.5)
+        at.report(0.9, "on its way", "half a lap")
+    run(bench, params.drill)
+    return {
+        "attempt": bench.attempt,
+        "briefing": bench.briefing.to_json(),
+        "found": sorted(path.name for path in bench.folder.iterdir()),
+        "odd": float("inf"),
+    }
+
+
+PROCEDURE = Procedure(
+    name="circuit",
+    version="1",
+    needs=(),
+    summary="Goes round as its parameters say.",
+    params=CircuitParams,
+    run=circuit,
 )

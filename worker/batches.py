@@ -28,12 +28,38 @@ def steps_of(count: int, batch_rows: int, seed: int, epoch: int) -> list[Int[np.
 
 
 def micro_batches(
-    rows: Int[np.ndarray, "b"], lengths: Int[np.ndarray, "n"], budget: Budget, *, padded: bool
+    rows: Int[np.ndarray, "b"], lengths: Int[np.ndarray, "n"], budget: Budget, *, padded: bool, each: int
 ) -> Iterator[Int[np.ndarray, "m"]]:
-    """The rows of a step, longest first, in parts that the budget takes; equally long ones if not padded."""
+    """The rows of a step, longest first, in parts that the budget takes; equally long ones if not padded.
+
+    `each` is what a micro-batch costs whatever its size, in tokens: that and padding are made least.
+    """
     order = rows[np.argsort(-lengths[rows], kind="stable")]
-    sorted_lengths, start = lengths[order], 0
-    while start < len(order):
-        end = start + budget.fitting(sorted_lengths, start, padded=padded)
-        yield order[start:end]
-        start = end
+    widths, starts = np.unique(-lengths[order], return_index=True)
+    cuts = _cuts(-widths, starts, len(order), budget.tokens, each) if padded else starts[1:]
+    for part in np.split(order, cuts):
+        most = max(1, budget.tokens // int(lengths[part[0]]))
+        yield from np.array_split(part, -(-len(part) // most))
+
+
+def _cuts(
+    widths: Int[np.ndarray, "u"], starts: Int[np.ndarray, "u"], count: int, tokens: int, each: int
+) -> list[int]:
+    """Where to cut rows, sorted into runs of one width from `starts` on, widest first, into least cost.
+
+    By the best costs of what remains, backwards. A part that is more than `tokens` counts as the several
+    micro-batches that it will be.
+    """
+    ends = np.append(starts[1:], count)
+    least, then = np.zeros(len(starts) + 1), np.zeros(len(starts), dtype=int)
+    for run in range(len(starts) - 1, -1, -1):
+        held = ends[run:] - starts[run]
+        parts = -(-held // max(1, tokens // int(widths[run])))
+        cost = held * int(widths[run]) + each * parts + least[run + 1 :]
+        best = int(cost.argmin())
+        least[run], then[run] = cost[best], run + 1 + best
+    cuts, run = [], int(then[0])
+    while run < len(starts):
+        cuts.append(int(starts[run]))
+        run = int(then[run])
+    return cuts

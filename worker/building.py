@@ -73,6 +73,17 @@ def build(config: PretrainedConfig, weights: Weights, dtype: torch.dtype, *, wit
     )
 
 
+def build_whole(
+    config: PretrainedConfig, weights: Weights, dtype: torch.dtype
+) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """The model that `build` takes a backbone from, a decoder beside it and all, and that backbone in it.
+
+    Raises as `build`, whose checks of the body have been made.
+    """
+    model, _ = _fill(_model_class(config, classifier=False), config, weights, dtype)
+    return model, _encoder_of(model)
+
+
 def hidden_layers(backbone: PreTrainedModel) -> tuple[str, Sequence[nn.Module]]:
     """Where the hidden layers are in a backbone, and the layers in order; ("", []) where they are in no list.
 

@@ -1,8 +1,9 @@
 """The child process: runs one job after another, so that a crash takes down the child and not the worker.
 
 Parent and child speak JSON over one pipe. To the child: {"run": order}, {"cancel": job id}. From it:
-{"ready": true} once, then per order any number of {"progress": ...} and one {"outcome": ...}. When the pipe
-closes, the parent is gone, and the child leaves at once, whatever it is doing.
+{"ready": true} once, then per order any number of {"progress": ...} and {"score": ...}, and one
+{"outcome": ...}. When the pipe closes, the parent is gone, and the child leaves at once, whatever it is
+doing.
 """
 
 from __future__ import annotations
@@ -16,21 +17,27 @@ import threading
 import time
 import traceback
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from headstart.entities import Checkpoint, Progress, Target
-from headstart.failures import JobFailure, MethodUnknown, NonFinite, OutOfMemory, OutOfRange, Unexpected
+from headstart.entities import Checkpoint, Target
+from headstart.failures import JobFailure, MethodUnknown, OutOfMemory, Unexpected
+from headstart.method import Procedure
 from headstart.methods import known_methods
-from headstart.workbench import Cancelled
+from headstart.procedures import known_procedures
+from headstart.workbench import Briefing, Cancelled
+from worker.measured import checked, finite
 from worker.workbench import ChildWorkbench
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from multiprocessing.connection import Connection
 
-    from headstart.method import Measurement, Method
+    from headstart.method import Method
     from worker.workbench import Premises
+
+    Work = dict[str, Method | Procedure]
 
 TOLD = 300  # characters of an unknown exception that its sentence quotes
 
@@ -49,6 +56,7 @@ class Order:
     seed: int
     folder: str
     rows: str | None  # file with the target's rows
+    briefing: Briefing  # empty for a method
 
     def to_bytes(self) -> bytes:
         """As it travels."""
@@ -63,6 +71,7 @@ class Order:
             | {
                 "checkpoint": None if checkpoint is None else Checkpoint(**checkpoint),
                 "target": None if target is None else Target(**target),
+                "briefing": Briefing.from_json(told["briefing"]),
             }
         )
 
@@ -75,12 +84,12 @@ def main(connection: Connection, modules: tuple[str, ...], device: str | None, p
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     link = _Link(connection)
-    methods = known_methods(modules)
+    work = known_work(modules)
     link.send({"ready": True})
     while True:
         order = link.next_order()
         started = time.monotonic()
-        outcome = _run(order, methods, link, premises)
+        outcome = _run(order, work, link, premises)
         link.send({"outcome": outcome | {"seconds": time.monotonic() - started}})
 
 
@@ -135,10 +144,15 @@ def _leave() -> NoReturn:
     os._exit(1)
 
 
-def _run(order: Order, methods: dict[str, Method], link: _Link, premises: Premises) -> dict[str, Any]:
+def known_work(modules: Sequence[str]) -> Work:
+    """All that a job may ask for, by name."""
+    return {**known_methods(modules), **known_procedures(modules)}
+
+
+def _run(order: Order, work: Work, link: _Link, premises: Premises) -> dict[str, Any]:
     """Run one order; whatever happens becomes an outcome. `healthy`: this process can take another one."""
     try:
-        outcome = {"measurement": asdict(_measure(order, methods, link, premises)), "healthy": True}
+        outcome = _done(order, work, link, premises) | {"healthy": True}
         json.dumps(outcome, allow_nan=False)  # what cannot travel is the method's fault, and fails here
     except Cancelled:
         return {"cancelled": True, "healthy": True}
@@ -158,20 +172,28 @@ def _run(order: Order, methods: dict[str, Method], link: _Link, premises: Premis
     return outcome
 
 
-def _measure(order: Order, methods: dict[str, Method], link: _Link, premises: Premises) -> Measurement:
-    method = methods.get(order.method)
-    if method is None or method.run is None:
+def _done(order: Order, work: Work, link: _Link, premises: Premises) -> dict[str, Any]:
+    """{"measurement": ...} of a method; of a procedure {"result": ..., "registers": a checkpoint or null}."""
+    asked = work.get(order.method)
+    if asked is None or asked.run is None:
         raise MethodUnknown(f"This worker cannot measure by {order.method!r}.")
-    if method.version != order.method_version:
+    if asked.version != order.method_version:
         raise MethodUnknown(
-            f"This worker has version {method.version} of {order.method!r}; the job asks for "
+            f"This worker has version {asked.version} of {order.method!r}; the job asks for "
             f"{order.method_version}."
         )
+    params = asked.params.model_validate(order.params)
+    with closing(_bench(order, link, premises)) as bench:
+        if isinstance(asked, Procedure):
+            bench.again = True
+            bench.tell_kept()
+            result = finite(asked.run(bench, params))
+            return {"result": result, "registers": None if bench.made is None else asdict(bench.made)}
+        return {"measurement": asdict(checked(asked.run(bench, params), asked))}
 
-    def send(progress: Progress) -> None:
-        link.send({"progress": asdict(progress)})
 
-    bench = ChildWorkbench(
+def _bench(order: Order, link: _Link, premises: Premises) -> ChildWorkbench:
+    return ChildWorkbench(
         checkpoint=order.checkpoint,  # type: ignore[arg-type]  # a method's subject says what it is given
         target=order.target,  # type: ignore[arg-type]
         seed=order.seed,
@@ -180,41 +202,9 @@ def _measure(order: Order, methods: dict[str, Method], link: _Link, premises: Pr
         rows=None if order.rows is None else Path(order.rows),
         premises=premises,
         cancelled=link.cancelled,
-        send=send,
+        send=link.send,
+        briefing=order.briefing,
     )
-    with closing(bench):
-        found = method.run(bench, method.params.model_validate(order.params))
-    found = replace(
-        found,
-        value=float(found.value),
-        stderr=None if found.stderr is None else float(found.stderr),
-        details=_finite(found.details),
-    )
-    _check(found, method)
-    return found
-
-
-def _finite(details: Any) -> Any:
-    """Diagnostics as JSON can hold them: what is no number there becomes null."""
-    if isinstance(details, float):
-        return details if abs(details) < float("inf") else None
-    if isinstance(details, dict):
-        return {str(name): _finite(value) for name, value in details.items()}
-    if isinstance(details, list | tuple):
-        return [_finite(value) for value in details]
-    return details
-
-
-def _check(found: Measurement, method: Method) -> None:
-    """Refuse a value that is no number, or that the method says it cannot give."""
-    low, high = method.range
-    for name, value in (("value", found.value), ("standard error", found.stderr)):
-        if value is not None and not abs(value) < float("inf"):
-            raise NonFinite(f"The {name} is {value}.")
-    if not low <= found.value <= high:
-        raise OutOfRange(
-            f"The value {found.value:g} is outside {low:g}..{high:g}, the range of {method.name!r}."
-        )
 
 
 def _failed(error: JobFailure, *, healthy: bool) -> dict[str, Any]:

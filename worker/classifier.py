@@ -115,10 +115,13 @@ def _with_head(body: Body, outputs: int) -> tuple[Any, str, set[str]]:
     config.num_labels = outputs
     config.problem_type = None
     mapping = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-    if not _is_whole(body.backbone) or type(config) not in mapping:
+    model: Any = None
+    if _is_whole(body.backbone) and type(config) in mapping:
+        with torch.device("meta"):
+            model = mapping[type(config)](config)
+    # Funnel's own classifier is around another body than the one that reads every token.
+    if model is None or type(getattr(model, model.base_model_prefix)) is not type(body.backbone):
         return PooledClassifier(body.backbone, body, outputs, _dropout_of(config)), "backbone.", set()
-    with torch.device("meta"):
-        model = mapping[type(config)](config)
     prefix = model.base_model_prefix
     used = {name for name, _ in getattr(model, prefix).named_parameters()}
     unused = {f"{prefix}.{name}" for name, _ in body.backbone.named_parameters() if name not in used}

@@ -11,21 +11,22 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from headstart.failures import NonFinite, OutOfMemory
-from headstart.workbench import Outputs
+from headstart.failures import Interrupted, NonFinite, OutOfMemory
+from headstart.workbench import Outputs, Paused
 from worker.batches import micro_batches, steps_of
+from worker.cheaper import Cheaper
 from worker.forward import Budget, collate
 from worker.reading import is_out_of_memory
-from worker.training_state import TrainingState, random_state, set_random_state
+from worker.training_state import Stretch, TrainingState, random_state, set_random_state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from jaxtyping import Float, Int
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
 
 # Tokens of a micro-batch, padding included. Not measured on CUDA.
 BUDGETS = {"cpu": 2048, "cuda": 32_768}
-SAVE_SECONDS = 60.0  # of training between two states on disk, at least
+# What a micro-batch costs whatever its size (sums of gradients, kernels for a new shape), in tokens. That of
+# CUDA is a guess.
+EACH = {"cpu": 150, "cuda": 10_000}
 SAVE_SHARE = 0.02  # of the time that saving may take
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # of AdamW
 
@@ -88,13 +91,19 @@ class Training:
         judge: Judge,
         report: Report,
         state: TrainingState,
+        save_seconds: float,
+        stretch: Stretch | None = None,
     ) -> None:
+        """`save_seconds` of training lie between two states on disk, at least; `stretch`: it may pause."""
         self.body, self.model = classifier.body, classifier.body.model
         self.train, self.validation, self.spec = train, validation, spec
         self.rate, self.dtype, self.judge = rate, dtype, judge
         self._report, self._state = report, state
+        self._save_seconds, self._stretch = save_seconds, stretch
+        self._started, self._on_disk = 0.0, (0, 0)
         self.device = self.model.device
         self.budget = Budget(BUDGETS[self.device.type])
+        self._cheaper = Cheaper(self.device, dtype)
         self.parameters = dict(classifier.trained())
         self.optimiser = torch.optim.AdamW(
             _groups(self.parameters, spec.weight_decay), lr=rate, betas=BETAS, eps=EPSILON, fused=True
@@ -115,30 +124,36 @@ class Training:
         self.lengths = train.tokens.lengths
 
     def run(self) -> None:
-        """Train to the end, and leave the weights that validated best in the model."""
+        """Train to the end, and leave the weights that validated best in the model.
+
+        Raises Paused at the end of the stretch, Interrupted where the disk does not take the state then.
+        """
         torch.manual_seed(self.spec.seed)
         self._resume()
-        started, saved = time.monotonic() - self.at.seconds, time.monotonic()
+        self._started, saved = time.monotonic() - self.at.seconds, time.monotonic()
         cost = 0.0
         while not self.at.ended:
             rows = steps_of(len(self.train.labels), self.spec.batch_rows, self.spec.seed, self.at.epoch)
-            for number in range(self.at.step_in_epoch, len(rows)):
+            self._evaluate_if_due(len(rows))  # where it paused in the middle of that
+            while not self.at.ended and self.at.step_in_epoch < len(rows):
                 self._say()
-                self._step(rows[number])
-                self.at.step_in_epoch = number + 1
-                self.at.seconds = time.monotonic() - started
-                if self._due(len(rows)):
-                    self._evaluate()
-                if self.at.ended:
-                    break
-                if time.monotonic() - saved > max(SAVE_SECONDS, cost / SAVE_SHARE):
+                self._step(rows[self.at.step_in_epoch])
+                self.at.step_in_epoch += 1
+                self._keep_time()
+                self._evaluate_if_due(len(rows))
+                if time.monotonic() - saved > max(self._save_seconds, cost / SAVE_SHARE):
                     cost = self._save()
                     saved = time.monotonic()
-            else:
+            if not self.at.ended:
                 self.at.epoch, self.at.step_in_epoch = self.at.epoch + 1, 0
-        if self.at.seconds > SAVE_SECONDS:
+        if self._on_disk != self._where() and (self._stretch or self.at.seconds > self._save_seconds):
             self._save()
         self._state.best_into(self.parameters)
+
+    def rest(self) -> None:
+        """Pause if the time of the stretch is up: see `run`."""
+        if self._stretch is not None and self._stretch.over():
+            self._pause()
 
     # -- one step
 
@@ -168,7 +183,7 @@ class Training:
         tokens = padded = 0
         try:
             with self._autocast():  # one for the whole step: weights are cast once
-                for batch in micro_batches(rows, lengths, self.budget, padded=self.body.padded):
+                for batch in self._micro_batches(rows):
                     loss = self._loss(batch) / len(rows)
                     torch.autograd.backward(loss)
                     total += loss.detach()
@@ -185,11 +200,16 @@ class Training:
 
     def _loss(self, batch: Int[np.ndarray, "m"]) -> torch.Tensor:
         """Summed over the rows: cross-entropy in nats, or squared error in standard deviations."""
-        logits = self.model(**collate(self.body, self.train.tokens, batch)).logits.float()
+        with self._cheaper:
+            logits = self.model(**collate(self.body, self.train.tokens, batch)).logits.float()
         labels = self.labels[torch.from_numpy(batch).to(self.device)]
         if self.regression:
             return functional.mse_loss(logits[:, 0], labels, reduction="sum")
         return functional.cross_entropy(logits, labels, reduction="sum")
+
+    def _micro_batches(self, rows: Int[np.ndarray, "b"]) -> Iterator[Int[np.ndarray, "m"]]:
+        each = EACH[self.device.type]
+        return micro_batches(rows, self.lengths, self.budget, padded=self.body.padded, each=each)
 
     def _back_off(self, rows: Int[np.ndarray, "b"]) -> None:
         self.optimiser.zero_grad(set_to_none=True)
@@ -217,6 +237,17 @@ class Training:
         done = at.step_in_epoch * self.spec.evaluations
         return done // steps > (done - self.spec.evaluations) // steps
 
+    def _evaluate_if_due(self, steps: int) -> None:
+        """Evaluate after a step where that is due and not done, and pause if those were enough."""
+        if self.at.step_in_epoch and self._due(steps) and self._evaluated() < self.at.step:
+            self._evaluate()
+        if self._stretch is not None and not self.at.ended and self._stretch.enough(len(self.at.curve)):
+            self._pause()
+
+    def _evaluated(self) -> int:
+        """The step after which the newest evaluation was."""
+        return int(self.at.curve[-1]["step"]) if self.at.curve else 0
+
     def _evaluate(self) -> None:
         at, spec = self.at, self.spec
         found = self.judge(self.outputs(self.validation, lambda _: self._say("validating")))
@@ -241,6 +272,7 @@ class Training:
             at.ended = "steps" if self.steps == spec.most_steps else "epochs"
         elif at.idle >= spec.patience:
             at.ended = "patience"
+        self._keep_time()
 
     def outputs(self, part: Part, report: Callable[[float], None]) -> Outputs:
         """What the model says of every row, in their order."""
@@ -249,7 +281,7 @@ class Training:
         lengths = part.tokens.lengths[order]
         found: list[np.ndarray] = []
         start = 0
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), self._autocast(), self._cheaper:
             while start < len(order):
                 report(start / len(order))
                 rows = order[start : start + self.budget.fitting(lengths, start, padded=self.body.padded)]
@@ -268,6 +300,7 @@ class Training:
         return Outputs(values=values, labels=part.labels)
 
     def _say(self, stage: str = "training") -> None:
+        self.rest()
         at = self.at
         left = at.seconds / at.step * (self.steps - at.step) if at.step else None
         so_far = f", validation {at.kept:.3f}" if at.curve else ""
@@ -278,14 +311,36 @@ class Training:
         if progress is not None:
             self.at = Progress(**progress)
             self.resumed_at, self.seconds_before = self.at.step, self.at.seconds
+            self._on_disk = self._where()
             for _ in range(self.at.retries):
                 self.budget.halve(2, self.budget.tokens // 2)
 
     def _save(self) -> float:
         """Write the state; return the seconds it took."""
         started = time.monotonic()
-        self.at.unsaved += not self._state.save(self.at, self.parameters, self.optimiser)
+        if self._state.save(self.at, self.parameters, self.optimiser):
+            self._on_disk = self._where()
+        else:
+            self.at.unsaved += 1
         return time.monotonic() - started
+
+    def _pause(self) -> NoReturn:
+        """Write the state and stop."""
+        if not self.at.ended:
+            self._keep_time()
+        if self._on_disk != self._where():
+            self._save()
+        if self._on_disk != self._where():
+            raise Interrupted("The scratch folder did not take the state of a training that was to pause.")
+        at = self.at
+        raise Paused(tuple(at.curve), step=at.step, steps_planned=self.steps, seconds=at.seconds)
+
+    def _where(self) -> tuple[int, int]:
+        """All that makes one state of this training another than the next."""
+        return self.at.step, len(self.at.curve)
+
+    def _keep_time(self) -> None:
+        self.at.seconds = time.monotonic() - self._started
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import random
 import shutil
+import threading
 import time
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from headstart.entities import Heartbeat, Progress
+from headstart.entities import CheckpointDraft, Heartbeat, JobDraft, Progress
 from headstart.errors import StoreUnavailable
 from headstart.failures import FAILURES, Interrupted, JobFailure, Killed, TimedOut, Unexpected
-from headstart.method import Measurement
-from headstart.methods import known_methods
-from worker.child import Order
+from headstart.method import Measurement, Procedure
+from headstart.workbench import Briefing
+from worker.briefing import brief
+from worker.child import Order, known_work
 from worker.process import Child, Died
 from worker.scratch import folder_of
 from worker.target_rows import fetch_rows
 from worker.workbench import Premises
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from headstart.entities import Checkpoint, Job, Target
@@ -75,6 +77,7 @@ class _Attempt:
     next_beat: float = 0.0
     progress: Progress | None = None  # what the store was not told yet
     kill_at: float | None = None  # set by a cancel
+    scores: list[dict[str, Any]] = field(default_factory=list)  # to be kept at once, that the store has not
 
 
 class Runner:
@@ -175,14 +178,41 @@ class Runner:
             seed=job.seed,
             folder=str(folder.resolve()),
             rows=None if rows is None else str(rows),
+            briefing=self._briefing(job),
         )
+
+    def _briefing(self, job: Job) -> Briefing:
+        """What a procedure that chooses among candidates is told; making it takes a fit of the evidence."""
+        asked = known_work(self._options.methods).get(job.method)
+        if not isinstance(asked, Procedure) or "candidates" not in job.params:
+            return Briefing()
+        with self._kept_alive(job):
+            return brief(self._store, job)
+
+    @contextmanager
+    def _kept_alive(self, job: Job) -> Iterator[None]:
+        """Renew the claim meanwhile; what the store answers to that is for the first beat to see."""
+        done = threading.Event()
+
+        def renew() -> None:
+            while not done.wait(self._beat):
+                with suppress(StoreUnavailable):
+                    self._store.heartbeat_job(job.id, job.attempt, self._options.lease_seconds)
+
+        thread = threading.Thread(target=renew, name="renew", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     def _subjects(self, job: Job) -> tuple[Checkpoint | None, Target | None]:
         """The job's checkpoint and target: as they are now for a method that reads weights and rows.
 
         For others, what was known of them a minute ago will do.
         """
-        method = known_methods(self._options.methods).get(job.method)
+        method = known_work(self._options.methods).get(job.method)
         if method is not None and method.needs_rows:
             self._checkpoints.forget(job.checkpoint_id)
             self._targets.forget(job.target_id)
@@ -195,6 +225,9 @@ class Runner:
             told = child.listen(max(0.0, attempt.next_beat - now))
             if told is not None and "progress" in told:
                 attempt.progress = _with_seconds_left(Progress(**told["progress"]), now - attempt.started)
+            elif told is not None and "score" in told:
+                attempt.scores.append(told["score"])
+                attempt.next_beat = now  # which stores it
             elif told is not None:
                 return self._settle_outcome(attempt, told["outcome"], log)
             if time.monotonic() >= attempt.next_beat:
@@ -218,9 +251,11 @@ class Runner:
             self.close()
             return self._settle(attempt, self._store.end_cancelled, "cancelled", log, last=True)
         try:
-            verdict = self._store.heartbeat_job(
-                job.id, job.attempt, self._options.lease_seconds, attempt.progress
-            )
+            verdict = Heartbeat.LOST
+            if self._keep_scores(attempt):
+                verdict = self._store.heartbeat_job(
+                    job.id, job.attempt, self._options.lease_seconds, attempt.progress
+                )
         except StoreUnavailable as error:
             log.warning("heartbeat_failed", reason=error.message)
             return None
@@ -232,6 +267,22 @@ class Runner:
             attempt.kill_at = now + GRACE_SECONDS
             child.cancel(job.id)
         return None
+
+    def _keep_scores(self, attempt: _Attempt) -> bool:
+        """Store the scores that the job has made beside its own end; False: the claim is lost."""
+        while attempt.scores:
+            one = attempt.scores.pop(0)
+            draft, found = JobDraft(**one["draft"]), Measurement(**one["measurement"])
+            try:
+                kept = self._store.keep_score(
+                    attempt.job.id, attempt.job.attempt, draft, found, seconds=one["seconds"]
+                )
+            except StoreUnavailable:
+                attempt.scores.insert(0, one)
+                raise
+            if kept is None:
+                return False
+        return True
 
     def _settle_outcome(self, attempt: _Attempt, outcome: dict[str, Any], log: Any) -> str:
         """Store what the child found."""
@@ -245,6 +296,15 @@ class Runner:
                 return self._store.finish_job(job_id, number, found, seconds=seconds)
 
             return self._settle(attempt, finish, "succeeded", log, last=True)
+        if "result" in outcome:
+            made = outcome["registers"] and CheckpointDraft(**outcome["registers"])
+
+            def end(job_id: int, number: int) -> bool:
+                return self._store.finish_job(
+                    job_id, number, None, seconds=seconds, result=outcome["result"], registers=made
+                )
+
+            return self._settle(attempt, end, "succeeded", log, last=True)
         if "cancelled" in outcome:
             return self._settle(attempt, self._store.end_cancelled, "cancelled", log, last=True)
         told = outcome["failure"]
@@ -270,7 +330,7 @@ class Runner:
         job, pause = attempt.job, 0.1
         while True:
             try:
-                held = end(job.id, job.attempt)
+                held = self._keep_scores(attempt) and end(job.id, job.attempt)
                 break
             except StoreUnavailable as error:
                 if self._stop.is_set():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,10 +33,27 @@ def set_random_state(states: list[torch.Tensor]) -> None:
         torch.cuda.set_rng_state(state)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """How far a training goes before it pauses."""
+
+    evaluations: int | None = None  # in all, those of the stretches before included; None: to the end
+    until: float | None = None  # of time.monotonic(); None: as long as it takes
+
+    def over(self) -> bool:
+        """Whether the time is up."""
+        return self.until is not None and time.monotonic() >= self.until
+
+    def enough(self, evaluations: int) -> bool:
+        """Whether so many are as many as there may be."""
+        return self.evaluations is not None and evaluations >= self.evaluations
+
+
 class TrainingState:
     """One file in a job's folder, replaced whole; and the best weights so far, in memory.
 
-    A file that cannot be read, or is of another training, is as good as none: `key` names what it is of.
+    Of a training that has ended it holds the best weights alone. A file that cannot be read, or is of another
+    training, is as good as none: `key` names what it is of.
     """
 
     def __init__(self, path: Path, key: str) -> None:
@@ -54,14 +72,13 @@ class TrainingState:
 
     def save(self, progress: Progress, parameters: Parameters, optimiser: torch.optim.Optimizer) -> bool:
         """Write all that a training goes on from; False where the disk does not take it."""
-        whole = {
-            "key": self._key,
-            "progress": asdict(progress),
-            "parameters": {name: parameter.detach() for name, parameter in parameters.items()},
-            "optimiser": optimiser.state_dict(),
-            "best": self._best,
-            "random": random_state(),
-        }
+        whole: dict[str, Any] = {"key": self._key, "progress": asdict(progress), "best": self._best}
+        if not progress.ended:
+            whole |= {
+                "parameters": {name: parameter.detach() for name, parameter in parameters.items()},
+                "optimiser": optimiser.state_dict(),
+                "random": random_state(),
+            }
         beside = self._path.with_suffix(".part")
         try:
             with beside.open("wb") as file:
@@ -84,10 +101,11 @@ class TrainingState:
         if not isinstance(found, dict) or found.get("key") != self._key:
             return None
         self._best = {name: values.to(parameters[name].device) for name, values in found["best"].items()}
-        with torch.no_grad():
-            for name, values in found["parameters"].items():
-                parameters[name].copy_(values)
-        optimiser.load_state_dict(found["optimiser"])
-        set_random_state(found["random"])
         progress: dict[str, Any] = found["progress"]
+        if not progress["ended"]:
+            with torch.no_grad():
+                for name, values in found["parameters"].items():
+                    parameters[name].copy_(values)
+            optimiser.load_state_dict(found["optimiser"])
+            set_random_state(found["random"])
         return progress

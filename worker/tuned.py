@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,7 @@ from worker.training_state import TrainingState
 from worker.vocabulary import used_only
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from headstart.rows import RowsFile
     from headstart.workbench import FinetuneSpec, Judge, Tuning
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from worker.cache import Cache
     from worker.checkpoints import CheckpointFiles
     from worker.tokens import Tokens
+    from worker.training_state import Stretch
+    from worker.vocabulary import Renumbered, SmallerTable
 
     Report = Callable[[float, str, str, float | None], None]
 
@@ -42,8 +44,9 @@ OTHER_RATE = 5e-5
 # Times the rate of full tuning. Hu et al. 2021 and Ben Zaken et al. 2022 (arXiv 2106.10199) train few
 # parameters at 2e-4 .. 5e-4 and 1e-4 .. 1e-3; a head alone is convex, and takes more.
 FASTER: dict[Tuning, float] = {"full": 1.0, "lora": 10.0, "bitfit": 20.0, "head": 50.0}
-FORMAT = 1  # of the state of a training; raised whenever what is in it changes
+FORMAT = 2  # of the state of a training; raised whenever what is in it changes
 LOADED, TRAINED = 0.05, 0.95  # shares of the progress
+SAVE_SECONDS = 60.0  # of training between two states on disk, at least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,35 @@ class Inputs:
     rows: RowsFile
     cache: Cache
     folder: Path
+    save_seconds: float = SAVE_SECONDS
+    stretch: Stretch | None = None  # of a training that may pause
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A finetune that has ended; the weights that validated best are in its model."""
+
+    files: CheckpointFiles  # of the base
+    classes: tuple[str, ...] | None
+    spec: FinetuneSpec
+    training: Training
+    tokens: Mapping[Role, Tokens]
+    smaller: SmallerTable | None  # the embeddings, where only those of the target's tokens were trained
+
+    @property
+    def body(self) -> Body:
+        """The body; its `model` is the classifier."""
+        return self.training.body
+
+    @property
+    def step(self) -> int:
+        """Steps until the weights that validated best."""
+        at = self.training.at
+        return int(next(one["step"] for one in at.curve if one["validation"] == at.kept))
+
+    def seen(self, tokens: Tokens) -> Tokens | Renumbered:
+        """The tokens of a role as the model takes them."""
+        return self.smaller.of(tokens) if self.smaller else tokens
 
 
 def rate_of(spec: FinetuneSpec, architecture: str) -> float:
@@ -69,10 +101,35 @@ def finetune(inputs: Inputs, spec: FinetuneSpec, judge: Judge, report: Report) -
     Raises what `Workbench.finetune` says.
     """
     started = time.monotonic()
-    device = pick_device()
-    _start_counting_memory(device)
+    _start_counting_memory(pick_device())
+    with trained(inputs, spec, judge, report) as found:
+        training, tokens = found.training, found.tokens
+
+        def scoring(share: float, stage: str) -> None:
+            training.rest()
+            report(TRAINED + (1 - TRAINED) * share, stage, "", None)
+
+        validation = training.outputs(training.validation, lambda _: scoring(0.0, "validating"))
+        unseen = Part(tokens=found.seen(tokens["test"]), labels=np.zeros(0))
+        said = training.outputs(unseen, lambda share: scoring(share, "scoring the test rows"))
+        facts = _facts(inputs, found.body, tokens, spec, training)
+    return Finetuned(
+        classes=inputs.rows.head.classes,
+        validation=validation,
+        test=Outputs(values=said.values, labels=_labels(inputs, "test", spec)),
+        curve=tuple(training.at.curve),
+        facts=facts | {"seconds": round(training.seconds_before + time.monotonic() - started, 3)},
+    )
+
+
+@contextmanager
+def trained(inputs: Inputs, spec: FinetuneSpec, judge: Judge, report: Report) -> Iterator[Trained]:
+    """Train to the end, or go on from what an attempt before left; no label of a test row is read.
+
+    Raises what `Workbench.finetune` says.
+    """
     report(0.0, "loading the checkpoint", "", None)
-    body = load_body(inputs.files, device, torch.float32, with_head=False)
+    body = load_body(inputs.files, pick_device(), torch.float32, with_head=False)
     with ExitStack() as opened:
         tokens = {
             role: opened.enter_context(closing(_tokens(inputs, body, spec, role, report)))
@@ -88,19 +145,14 @@ def finetune(inputs: Inputs, spec: FinetuneSpec, judge: Judge, report: Report) -
         }
         training = _training(inputs, body, parts, spec, judge, report)
         training.run()
-        validation = training.outputs(parts["validation"], lambda _: report(TRAINED, "validating", "", None))
-        unseen = Part(tokens=smaller.of(tokens["test"]) if smaller else tokens["test"], labels=np.zeros(0))
-        said = training.outputs(
-            unseen, lambda share: report(TRAINED + (1 - TRAINED) * share, "scoring the test rows", "", None)
+        yield Trained(
+            files=inputs.files,
+            classes=inputs.rows.head.classes,
+            spec=spec,
+            training=training,
+            tokens=tokens,
+            smaller=smaller,
         )
-        facts = _facts(inputs, body, tokens, spec, training)
-    return Finetuned(
-        classes=inputs.rows.head.classes,
-        validation=validation,
-        test=Outputs(values=said.values, labels=_labels(inputs, "test", spec)),
-        curve=tuple(training.at.curve),
-        facts=facts | {"seconds": round(training.seconds_before + time.monotonic() - started, 3)},
-    )
 
 
 def _training(
@@ -124,6 +176,8 @@ def _training(
         dtype=dtype,
         judge=judge,
         state=TrainingState(inputs.folder / f"training-{key[:16]}.pt", key),
+        save_seconds=inputs.save_seconds,
+        stretch=inputs.stretch,
         report=lambda fraction, *said: report(LOADED + (TRAINED - LOADED) * fraction, *said),
     )
 

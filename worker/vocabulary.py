@@ -29,6 +29,7 @@ class SmallerTable:
 
     def __init__(self, body: Body, kept: Int[np.ndarray, "u"]) -> None:
         whole = body.backbone.get_input_embeddings()
+        self.kept = kept  # their ids, ascending
         self._position = np.full(whole.num_embeddings, -1, dtype=np.int32)
         self._position[kept] = np.arange(len(kept), dtype=np.int32)
         rows = torch.from_numpy(kept).to(whole.weight.device)

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing, suppress
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from headstart.entities import Progress
+from headstart.entities import JobDraft, Progress
 from headstart.failures import Interrupted, MethodUnknown, TargetNotFound
-from headstart.workbench import Cancelled
+from headstart.workbench import Briefing, Cancelled, Paused
+from worker.measured import checked
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
-    from pathlib import Path
 
-    from headstart.entities import Checkpoint, Target
+    from headstart.entities import Checkpoint, CheckpointDraft, Target
+    from headstart.method import Measurement, Method, Params
     from headstart.rows import RowsFile
     from headstart.settings import Settings
     from headstart.workbench import Features, FeatureSpec, Finetuned, FinetuneSpec, Judge
     from worker.cache import Cache
     from worker.checkpoints import CheckpointFiles
+    from worker.tuned import Inputs
 
+KEPT = "score-"  # begins the name of a file with a score
 FEATURES_SHARE = 0.8  # of a job, until it has its features
 REPORT_SECONDS = 0.2  # between two reports that travel; those between are dropped
 
@@ -32,22 +38,35 @@ REPORT_SECONDS = 0.2  # between two reports that travel; those between are dropp
 class Premises:
     """Where a child may read, where it keeps what it can use again, and who shares the machine."""
 
-    roots: tuple[Path, ...]
+    roots: tuple[Path, ...]  # of checkpoints
     cache: Path
     max_cache_bytes: int
     allow_pickles: bool
     jobs_at_a_time: int = 1  # on this machine: they share its cores
+    kept: Path = Path(".headstart/kept")  # where finetunes become checkpoints
+    save_seconds: float = 60.0  # of training between two states on disk, at least
 
     @classmethod
     def from_settings(cls, settings: Settings, jobs_at_a_time: int) -> Premises:
         """Take from the settings what concerns a child."""
         return cls(
-            roots=settings.roots,
+            roots=settings.checkpoint_roots,
             cache=settings.cache.absolute(),
+            kept=settings.kept.absolute(),
             max_cache_bytes=settings.max_cache_bytes,
             allow_pickles=settings.allow_pickles,
             jobs_at_a_time=jobs_at_a_time,
+            save_seconds=settings.save_seconds,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Share:
+    """What a bench made by `on` may do of a training."""
+
+    of: ChildWorkbench
+    evaluations: int | None
+    until: float | None  # of time.monotonic()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,24 +81,41 @@ class ChildWorkbench:
     rows: Path | None  # the target's, on this machine
     premises: Premises
     cancelled: threading.Event
-    send: Callable[[Progress], None]
+    send: Callable[[dict[str, Any]], None]  # to the worker: {"progress": ...} or {"score": ...}
+    briefing: Briefing = field(default_factory=Briefing)
+    share: _Share | None = None
+    again: bool = False  # a training that has ended may be asked for again: its state is written then
+    made: CheckpointDraft | None = field(default=None, init=False)  # to be registered
     _next: float = field(default=0.0, init=False)
     _furthest: float = field(default=0.0, init=False)
+    _said: str = field(default="", init=False)
+    _left: float | None = field(default=None, init=False)
+    _trained: float = field(default=0.0, init=False)  # seconds, of the trainings that have ended here
     _opened: ExitStack = field(default_factory=ExitStack, init=False)
 
     def report(
         self, fraction: float, stage: str, message: str = "", seconds_left: float | None = None
     ) -> None:
         """See Workbench.report."""
+        if self.share is not None:
+            self.share.of._tell(stage, message)
+            return
+        self._furthest = min(1.0, max(self._furthest, float(fraction)))
+        self._said, self._left = message, seconds_left
+        self._tell(stage, "")
+
+    def _tell(self, stage: str, more: str) -> None:
+        """Pass on where the job is, with what the training in hand says of itself."""
         if self.cancelled.is_set():
             raise Cancelled
         now = time.monotonic()
         if now >= self._next:
             self._next = now + REPORT_SECONDS
-            self._furthest = min(1.0, max(self._furthest, float(fraction)))
-            self.send(
-                Progress(fraction=self._furthest, stage=stage, message=message, seconds_left=seconds_left)
+            message = "; ".join(part for part in (self._said, more) if part)
+            progress = Progress(
+                fraction=self._furthest, stage=stage, message=message, seconds_left=self._left
             )
+            self.send({"progress": asdict(progress)})
 
     def features(self, spec: FeatureSpec) -> Features:
         """See Workbench.features."""
@@ -100,11 +136,101 @@ class ChildWorkbench:
     def finetune(self, spec: FinetuneSpec, judge: Judge) -> Finetuned:
         """See Workbench.finetune."""
         self._need_torch("a finetune needs")
-        from worker.tuned import Inputs, finetune  # noqa: PLC0415 - see above
+        from worker.tuned import finetune  # noqa: PLC0415 - see above
 
-        rows = self._opened_rows()
-        inputs = Inputs(files=self._files(), rows=rows, cache=self._cache(), folder=self.folder)
-        return finetune(inputs, spec, judge, self.report)
+        inputs = self._inputs()
+        try:
+            found = finetune(inputs, spec, judge, self.report)
+        except Paused as pause:
+            seconds = self._trained + pause.seconds
+            raise Paused(
+                pause.curve, step=pause.step, steps_planned=pause.steps_planned, seconds=seconds
+            ) from None
+        self._trained += found.facts["train_seconds"]
+        return found
+
+    def on(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        seed: int,
+        evaluations: int | None = None,
+        seconds: float | None = None,
+    ) -> ChildWorkbench:
+        """See Workbench.on."""
+        folder = self.folder / f"{checkpoint.id}-{seed}"
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise Interrupted(f"The scratch folder cannot be written: {error.strerror}.") from None
+        until = None if seconds is None else time.monotonic() + seconds
+        share = _Share(of=self, evaluations=evaluations, until=until)
+        return replace(self, checkpoint=checkpoint, seed=seed, folder=folder, share=share)
+
+    def keep_score(
+        self,
+        checkpoint: Checkpoint,
+        method: Method,
+        params: Params,
+        seed: int,
+        found: Measurement,
+        seconds: float,
+    ) -> None:
+        """See Workbench.keep_score."""
+        draft = JobDraft(
+            method=method.name,
+            method_version=method.version,
+            checkpoint_id=checkpoint.id,
+            target_id=self.target.id,
+            params=params.model_dump(mode="json"),
+            seed=seed,
+        )
+        told = {
+            "draft": asdict(draft),
+            "measurement": asdict(checked(found, method)),
+            "seconds": float(seconds),
+        }
+        which = hashlib.sha256(json.dumps(told["draft"], sort_keys=True).encode()).hexdigest()[:16]
+        file = self.folder / f"{KEPT}{which}.json"
+        with suppress(OSError):  # a disk that is full costs the second telling
+            file.write_text(json.dumps(told, allow_nan=False))
+        self.send({"score": told})
+
+    def tell_kept(self) -> None:
+        """Tell the scores again that attempts before this one kept: the worker may have died of it."""
+        for file in sorted(self.folder.glob(f"{KEPT}*.json")):
+            with suppress(OSError, ValueError):  # it died while writing
+                self.send({"score": json.loads(file.read_text())})
+
+    def keep_checkpoint(
+        self, spec: FinetuneSpec, judge: Judge, name: str, card: dict[str, Any]
+    ) -> dict[str, Any]:
+        """See Workbench.keep_checkpoint."""
+        self._need_torch("a finetune needs")
+        from worker.keeping import Subject, keep  # noqa: PLC0415 - see above
+
+        subject = Subject(name=name, base=self.checkpoint, target=self.target, card=card)
+        made = keep(self._inputs(), spec, judge, self.report, subject=subject, root=self.premises.kept)
+        (self if self.share is None else self.share.of).made = made
+        return {"name": made.name, "path": made.details["path"], "digest": made.revision}
+
+    def _inputs(self) -> Inputs:
+        """What a training reads, and how far it goes."""
+        from worker.training_state import Stretch  # noqa: PLC0415 - see above
+        from worker.tuned import Inputs  # noqa: PLC0415
+
+        rows, share = self._opened_rows(), self.share
+        stretch = Stretch() if self.again else None
+        if share is not None:
+            stretch = Stretch(evaluations=share.evaluations, until=share.until)
+        return Inputs(
+            files=self._files(),
+            rows=rows,
+            cache=self._cache(),
+            folder=self.folder,
+            save_seconds=self.premises.save_seconds,
+            stretch=stretch,
+        )
 
     def _need_torch(self, what: str) -> None:
         if find_spec("torch") is None:

@@ -64,7 +64,9 @@ def import_folder(errand: Errand) -> ImportBatch:
     Raises: Forbidden (outside the roots, pickles, code of its own), Unreachable, InvalidInput (anything in it
     that contradicts), Conflict (the family has another vanilla).
     """
-    folder = find_folder(Path(errand.source), errand.limits.roots, pickles=errand.limits.allow_pickles)
+    limits = errand.limits
+    roots = (*limits.roots, *limits.checkpoint_roots)
+    folder = find_folder(Path(errand.source), roots, pickles=limits.allow_pickles)
     errand.progress(0.0, "reading the config")
     config = read_object(folder.path / CONFIG, MOST_CONFIG_BYTES)
     tokenizer = folder.path / TOKENIZER_CONFIG

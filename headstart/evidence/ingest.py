@@ -47,6 +47,7 @@ class ImportLimits:
     lease_seconds: float
     starter: str = ""  # this source is trusted: it comes from the settings, not from a request
     allow_pickles: bool = False  # of checkpoints
+    checkpoint_roots: tuple[Path, ...] = ()  # that checkpoints may be read from, beside `roots`
 
     @classmethod
     def from_settings(cls, settings: Settings) -> ImportLimits:
@@ -59,6 +60,7 @@ class ImportLimits:
             lease_seconds=settings.lease_seconds,
             starter=settings.starter,
             allow_pickles=settings.allow_pickles,
+            checkpoint_roots=settings.checkpoint_roots,
         )
 
 

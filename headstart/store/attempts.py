@@ -6,12 +6,13 @@ import math
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, select, update
 
-from headstart.entities import Heartbeat, JobState, Progress
+from headstart.entities import Heartbeat, ImportBatch, ImportReport, JobState, Progress
 from headstart.failures import WorkerLost
+from headstart.store import job_scores
 from headstart.store import job_statements as statements
-from headstart.store.ingest import CONTRADICTS
+from headstart.store.engine import EVIDENCE_LOCK, lock
 from headstart.store.job_statements import times
 from headstart.store.jobs import (
     job_of,
@@ -23,14 +24,15 @@ from headstart.store.jobs import (
     storable,
 )
 from headstart.store.scores import raise_version
-from headstart.store.tables import IN_FORCE, KEY, jobs, scores
+from headstart.store.subjects import write_subjects
+from headstart.store.tables import jobs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy import Connection, Row, Select
 
-    from headstart.entities import Failure, Job
+    from headstart.entities import CheckpointDraft, Failure, Job, JobDraft
     from headstart.method import Measurement
     from headstart.store.transactions import Moment
 
@@ -88,14 +90,20 @@ def succeed(
     result: dict[str, Any] | None,
     seconds: float,
     now: Moment,
+    registers: CheckpointDraft | None = None,
 ) -> bool:
     """End the job with its score, in one transaction; False if the claim is lost."""
     given = isinstance(now, datetime)
+    if registers is not None:
+        made = _register(connection, job_id, attempt, registers)
+        if made is None:
+            return False
+        result = (result or {}) | {"checkpoint": made}
     held = {"job_id": job_id, "held_attempt": attempt} | times(now)
     found = {"new_result": result, "new_seconds": seconds}
     score_id = None
     if measurement is not None:
-        measured = _columns(measurement, job_id, attempt, seconds)
+        measured = job_scores.columns(measurement, job_id, attempt, seconds)
         if connection.dialect.name == "postgresql" and measurement.quarantine is None:
             every = held | found | measured
             ended = connection.execute(statements.succeed_at_once(given), every).one_or_none()
@@ -111,6 +119,50 @@ def succeed(
         return False
     note_move(connection, ended, None, now)
     return True
+
+
+def _register(
+    connection: Connection, job_id: int, attempt: int, draft: CheckpointDraft
+) -> dict[str, Any] | None:
+    """Store a checkpoint that a running job made, or find it stored; None: the claim is lost."""
+    lock(connection, EVIDENCE_LOCK)
+    if _hold_current(connection, job_id, attempt) is None:
+        return None
+    batch = ImportBatch(checkpoints=(draft,), targets=(), scores=(), report=ImportReport())
+    written = write_subjects(connection, batch)
+    if written.changed:
+        raise_version(connection)
+    return {
+        "id": written.drafted[draft.family, draft.name, draft.revision],
+        "name": draft.name,
+        "path": draft.details.get("path"),
+        "digest": draft.revision,
+    }
+
+
+def keep_score(
+    connection: Connection,
+    job_id: int,
+    attempt: int,
+    draft: JobDraft,
+    measurement: Measurement,
+    seconds: float,
+    now: Moment,
+) -> int | None:
+    """Store what a job of this draft would have measured, or find it stored; None: the claim is lost."""
+    lock(connection, EVIDENCE_LOCK)  # before the job, as where a job ends with its score
+    if _hold_current(connection, job_id, attempt) is None:
+        return None
+    protocol = job_scores.protocol_of(draft)
+    measured = job_scores.columns(measurement, job_id, attempt, seconds)
+    if measurement.quarantine is not None:
+        why = (measurement.quarantine, measurement.quarantine_note)
+        return job_scores.store_doubted(connection, protocol, measured, why, now)
+    stored = job_scores.store_in_force(connection, protocol, measured, now)
+    if stored is None:
+        return job_scores.beside_the_held(connection, job_id, protocol, measured, now)
+    raise_version(connection)
+    return stored
 
 
 def fail(
@@ -240,8 +292,9 @@ def _store_score(
     if measurement.quarantine is not None:
         if _hold_current(connection, held["job_id"], held["held_attempt"]) is None:
             return None
-        note = measurement.quarantine_note
-        return _store_doubted(connection, held["job_id"], measured, (measurement.quarantine, note), now)
+        protocol = job_scores.protocol_of_job(connection, held["job_id"])
+        why = (measurement.quarantine, measurement.quarantine_note)
+        return job_scores.store_doubted(connection, protocol, measured, why, now)
     statement = statements.store_score(isinstance(now, datetime), connection.dialect.name)
     stored: int | None = connection.scalar(statement, held | measured)
     if stored is not None:
@@ -249,62 +302,5 @@ def _store_score(
         return stored
     if _hold_current(connection, held["job_id"], held["held_attempt"]) is None:
         return None
-    return _beside_the_held(connection, held["job_id"], measured, now)
-
-
-def _columns(measurement: Measurement, job_id: int, attempt: int, seconds: float) -> dict[str, Any]:
-    """A measurement as the columns of a score."""
-    return {
-        "value": measurement.value,
-        "stderr": measurement.stderr,
-        "rows_tested": measurement.rows_tested,
-        "source": f"job {job_id}",
-        "provenance": measurement.details | {"job": job_id, "attempt": attempt, "seconds": seconds},
-    }
-
-
-def _beside_the_held(connection: Connection, job_id: int, measured: dict[str, Any], now: Moment) -> int:
-    """The key is held: by an equal score, which is the answer, or by another, which this one contradicts."""
-    key = _key_of(connection, job_id)
-    under_key = select(scores.c.id, scores.c.value, IN_FORCE.label("in_force")).where(
-        *(scores.c[name] == value for name, value in key.items())
-    )
-    found = connection.execute(under_key).all()
-    for row in found:
-        if row.value == measured["value"]:
-            return int(row.id)
-    holder = next(row for row in found if row.in_force)
-    note = (
-        f"Score {holder.id} is in force for the same key with {holder.value!r}; "
-        f"job {job_id} measured {measured['value']!r}."
-    )
-    return _store_doubted(connection, job_id, measured, (CONTRADICTS, note), now)
-
-
-def _store_doubted(
-    connection: Connection,
-    job_id: int,
-    measured: dict[str, Any],
-    why: tuple[str, str | None],
-    now: Moment,
-) -> int:
-    """Store a score under quarantine, for this reason and with this note: the evidence stays as it is."""
-    params = connection.execute(select(jobs.c.params).where(jobs.c.id == job_id)).scalar_one()
-    doubted = {"params": params, "quarantine": why[0], "quarantine_note": why[1], "created_at": now}
-    key = _key_of(connection, job_id)
-    same = key | {"quarantine": why[0], "value": measured["value"]}
-    known = connection.scalar(
-        select(scores.c.id).where(*(scores.c[n] == v for n, v in same.items())).limit(1)
-    )
-    if known is not None:
-        return int(known)
-    return int(
-        connection.execute(
-            insert(scores).values(key | measured | doubted).returning(scores.c.id)
-        ).scalar_one()
-    )
-
-
-def _key_of(connection: Connection, job_id: int) -> dict[str, Any]:
-    job = connection.execute(select(jobs).where(jobs.c.id == job_id)).one()
-    return {column.name: job._mapping[column.name] for column in KEY}
+    protocol = job_scores.protocol_of_job(connection, held["job_id"])
+    return job_scores.beside_the_held(connection, held["job_id"], protocol, measured, now)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from headstart.store import attempts, jobs, submissions, turns
+from headstart.store import attempts, jobs, submissions, timings, turns
 from headstart.store.transactions import Transactions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from headstart.entities import (
+        CheckpointDraft,
         Failure,
         Heartbeat,
         Job,
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
         Page,
         Progress,
         Submission,
+        SubmissionStatus,
     )
     from headstart.method import Measurement
+    from headstart.recommend.timings import Timing
 
 
 class JobVerbs(Transactions):
@@ -37,11 +40,21 @@ class JobVerbs(Transactions):
     ) -> tuple[Submission, ...]:
         """Answer each draft, in their order and in one transaction, or store nothing.
 
-        By the score in force, by an equal job that waits or runs (or found the method not applicable), or
-        by a new one.
+        By the score in force (or one that collapsed here, which measured again it would again), by an equal
+        job that waits or runs (or found the method not applicable), or by a new one.
         """
         with self._write() as connection:
             return submissions.submit(connection, drafts, attempts, request_id, self._shared_now())
+
+    def foresee_jobs(self, drafts: Sequence[JobDraft]) -> tuple[SubmissionStatus, ...]:
+        """What `submit_jobs` would answer to each draft now. Nothing is stored."""
+        with self._read() as connection:
+            return submissions.foresee(connection, drafts)
+
+    def timings(self, most: int = 1000) -> tuple[Timing, ...]:
+        """The newest scores that were measured here, quarantined or not, with what tells their time."""
+        with self._read() as connection:
+            return timings.read_timings(connection, most)
 
     def job(self, job_id: int) -> Job:
         """The job of this id."""
@@ -124,12 +137,29 @@ class JobVerbs(Transactions):
         *,
         seconds: float,
         result: dict[str, Any] | None = None,
+        registers: CheckpointDraft | None = None,
     ) -> bool:
-        """End the job and store its score: both, or nothing (False: the claim is lost)."""
+        """End the job and store its score: both, or nothing (False: the claim is lost).
+
+        A checkpoint that it made is registered with that; the result's "checkpoint" tells its id, name, path
+        and digest.
+        """
         attempts.check_finite(measurement, seconds)
         with self._write() as connection:
             now = self._shared_now()
-            return attempts.succeed(connection, job_id, attempt, measurement, result, seconds, now)
+            return attempts.succeed(connection, job_id, attempt, measurement, result, seconds, now, registers)
+
+    def keep_score(
+        self, job_id: int, attempt: int, draft: JobDraft, measurement: Measurement, *, seconds: float
+    ) -> int | None:
+        """Store a score that a running job made beside its own end, under the key of `draft`; return its id.
+
+        That of the equal score where it is stored already. None: the claim is lost.
+        """
+        attempts.check_finite(measurement, seconds)
+        with self._write() as connection:
+            now = self._shared_now()
+            return attempts.keep_score(connection, job_id, attempt, draft, measurement, seconds, now)
 
     def fail_job(
         self,

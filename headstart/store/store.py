@@ -24,11 +24,13 @@ Contract
   a note naming that score. Two at once are serialised by a lock (SQLite: BEGIN IMMEDIATE; Postgres: an
   advisory transaction lock) and both end right.
 * A job is claimed by compare-and-set, like an import; heartbeat, finish, fail and release of an attempt
-  that is no longer the current one change nothing and say so. Its score and its end are one transaction.
+  that is no longer the current one change nothing and say so. Its end, its score and the checkpoint that
+  it made are one transaction; scores that it makes beside that (`keep_score`) are stored at once, under
+  the same rules, and stay.
   At most one job of a key (what makes two jobs the same measurement) waits or runs; asking for it again
-  joins it, and asking for what is scored returns the score. Ended jobs are kept. `revision` rises with
-  every change. Leases and stamps of jobs are the database's time on Postgres, so that machines whose
-  clocks differ agree.
+  joins it, and asking for what is scored, or has collapsed here, returns the score. Ended jobs are kept.
+  `revision` rises with every change. Leases and stamps of jobs are the database's time on Postgres, so
+  that machines whose clocks differ agree.
 * A delivery waits exactly as long as its job waits or runs. It is claimed by a lease; the record of a try
   whose claim is lost is logged and changes nothing else. Its log keeps the newest hundred tries.
 * Values are checked finite before they arrive; a non-finite one raises ValueError (a bug of ours).

@@ -16,7 +16,17 @@ from headstart.store import deliveries
 from headstart.store.bulk import in_chunks
 from headstart.store.jobs import progress_columns, read_many
 from headstart.store.scores import params_digest, read_scores
-from headstart.store.tables import ALIVE, IN_FORCE, KEY, checkpoints, job_events, jobs, scores, targets
+from headstart.store.tables import (
+    ALIVE,
+    IN_FORCE,
+    KEY,
+    MEASURED,
+    checkpoints,
+    job_events,
+    jobs,
+    scores,
+    targets,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,6 +37,7 @@ if TYPE_CHECKING:
     from headstart.store.transactions import Moment
 
 FIRST_REVISION = 1
+COLLAPSED = "collapsed"  # the quarantine of such a score
 TRIES = 5  # of inserting a job beside others that do the same
 
 
@@ -70,6 +81,24 @@ def submit(
     return tuple(answers)
 
 
+def foresee(connection: Connection, drafts: Sequence[JobDraft]) -> tuple[SubmissionStatus, ...]:
+    """What `submit` would answer to every draft."""
+    _refuse_unknown(connection, checkpoints, "checkpoint", {draft.checkpoint_id for draft in drafts})
+    _refuse_unknown(connection, targets, "target", {draft.target_id for draft in drafts})
+    digests = [params_digest(draft.params) for draft in drafts]
+    scored = _scores_of(connection, drafts, digests)
+    keys = [job_key(draft, digest) for draft, digest in zip(drafts, digests, strict=True)]
+    there = set(_not_applicable(connection, set(keys))) | set(_under_way(connection, keys, set()))
+    answers = []
+    for key, score in zip(keys, scored, strict=True):
+        if score is not None:
+            answers.append(SubmissionStatus.SCORED)
+            continue
+        answers.append(SubmissionStatus.JOINED if key in there else SubmissionStatus.QUEUED)
+        there.add(key)  # an equal draft of the same batch joins the first
+    return tuple(answers)
+
+
 def job_key(draft: JobDraft, digest: str) -> str:
     """The digest of all that makes two jobs the same measurement."""
     same = (draft.method, draft.method_version, draft.checkpoint_id, draft.target_id, digest, draft.seed)
@@ -92,9 +121,12 @@ def _scores_of(
         for draft, digest in zip(drafts, digests, strict=True)
     ]
     held: dict[tuple[Any, ...], int] = {}
+    # In force; or collapsed under a job of ours, which is what the same seed comes to on any further try.
+    answers = IN_FORCE | ((scores.c.quarantine == COLLAPSED) & MEASURED)
     for chunk in in_chunks(set(keys)):
-        query = select(*KEY, scores.c.id).where(IN_FORCE, tuple_(*KEY).in_(chunk))
-        held |= {tuple(key): score_id for *key, score_id in connection.execute(query)}
+        query = select(*KEY, scores.c.id).where(answers, tuple_(*KEY).in_(chunk))
+        found_here = connection.execute(query.order_by(IN_FORCE, scores.c.id))
+        held |= {tuple(key): score_id for *key, score_id in found_here}
     found = read_scores(connection, held.values())
     return [found.get(held.get(key, 0)) for key in keys]
 

@@ -73,7 +73,7 @@ def show_checkpoint(
 def _folder(path: str, settings: Settings) -> str:
     """The folder as it will be read; what lies in it is checked when it is."""
     try:
-        folder = resolved(FilePath(path), settings.roots)
+        folder = resolved(FilePath(path), settings.checkpoint_roots)
         there = folder.is_dir()
     except (Forbidden, InvalidInput) as error:
         raise type(error)(f"path: {error.message}", [Problem("path", error.message)]) from None

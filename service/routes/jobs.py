@@ -15,17 +15,18 @@ from pydantic.json_schema import SkipJsonSchema
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
-from headstart.entities import JobState, RecordedResponse, Submission, SubmissionStatus
+from headstart.entities import JobDraft, JobState, RecordedResponse, Submission, SubmissionStatus
 from headstart.method import Method
 from headstart.settings import Settings
 from headstart.store import Store
 from service import job_schemas as wire
-from service.deps import DoorbellDep, FeedDep, MethodsDep, SettingsDep, StoreDep
+from service.deps import DoorbellDep, FeedDep, SettingsDep, StoreDep
 from service.doorbell import Doorbell
 from service.errors import REQUEST_ID, documented
 from service.feed import ENDED, Listener
 from service.idempotency import IdempotencyKey, RequestKey, answer_once
-from service.jobs import Known, submit
+from service.jobs import Known, foresee, submit
+from service.pricing import Price, Quote, quotes, rates_of, together
 from service.schemas import Id
 
 HEADERS: dict[str, Any] = {
@@ -62,10 +63,21 @@ class Desk:
         written: Callable[[Sequence[Submission]], RecordedResponse],
     ) -> Response:
         """Submit all of `wanted` or none, once, and wake workers after the answer is sent."""
+        return self.once(body, route, lambda: self._submit(wanted, places), written)
+
+    def once(
+        self,
+        body: BaseModel,
+        route: str,
+        take: Callable[[], Sequence[Submission]],
+        written: Callable[[Sequence[Submission]], RecordedResponse],
+    ) -> Response:
+        """Answer by what `take` submits, once, and wake workers after the answer is sent."""
         new: list[tuple[int, str]] = []
 
         def make() -> RecordedResponse:
-            answers = self._submit(wanted, places)
+            answers = take()
+            self._note(answers)
             new.extend(
                 (one.job.id, one.job.queue)
                 for one in answers
@@ -80,28 +92,49 @@ class Desk:
         ring = BackgroundTask(self.doorbell.ring, new) if new else None
         return Response(recorded.body, recorded.status, headers, "application/json", ring)
 
-    def _submit(self, wanted: Sequence[wire.JobRequest], places: Sequence[str]) -> tuple[Submission, ...]:
-        signed = bool(self.settings.webhook_secret.get_secret_value())
-        known = Known.of(self.store, self.methods, wanted, signed=signed)
-        answers = submit(
-            known, wanted, places, attempts=self.settings.job_attempts, request_id=self.request_id
+    def take(self, draft: JobDraft) -> tuple[Submission, ...]:
+        """Submit a draft that was checked."""
+        return self.store.submit_jobs(
+            [draft], attempts=self.settings.job_attempts, request_id=self.request_id
         )
+
+    def quotes(self, wanted: Sequence[wire.JobRequest], places: Sequence[str]) -> tuple[Quote, ...]:
+        """What all of `wanted` would take; it is checked as ever, and nothing is stored."""
+        known = Known.of(self.store, self.methods, wanted, signed=self.signed)
+        return quotes(rates_of(self.store), foresee(known, wanted, places))
+
+    @property
+    def signed(self) -> bool:
+        """Whether webhooks are signed, so that jobs may have one."""
+        return bool(self.settings.webhook_secret.get_secret_value())
+
+    def _submit(self, wanted: Sequence[wire.JobRequest], places: Sequence[str]) -> tuple[Submission, ...]:
+        known = Known.of(self.store, self.methods, wanted, signed=self.signed)
+        return submit(known, wanted, places, attempts=self.settings.job_attempts, request_id=self.request_id)
+
+    def _note(self, answers: Sequence[Submission]) -> None:
         log = _log.bind(request_id=self.request_id)
         if len(answers) == 1 and answers[0].job is not None:
             log = log.bind(job_id=answers[0].job.id)
         log.info("jobs_submitted", **Counter(one.status.value for one in answers))
-        return answers
 
 
-async def _desk(
-    request: Request,
-    store: StoreDep,
-    settings: SettingsDep,
-    methods: MethodsDep,
-    doorbell: DoorbellDep,
-    idempotency_key: IdempotencyKey = None,
-) -> Desk:
-    return Desk(store, settings, methods, doorbell, request.scope[REQUEST_ID], idempotency_key)
+def desk_of(request: Request, idempotency_key: RequestKey | None = None) -> Desk:
+    """The desk that a request is served at."""
+    scope = request.scope
+    state = scope["state"]
+    return Desk(
+        state["store"],
+        state["settings"],
+        state["methods"],
+        state["doorbell"],
+        scope[REQUEST_ID],
+        idempotency_key,
+    )
+
+
+async def _desk(request: Request, idempotency_key: IdempotencyKey = None) -> Desk:
+    return desk_of(request, idempotency_key)
 
 
 DeskDep = Annotated[Desk, Depends(_desk)]
@@ -115,15 +148,20 @@ DeskDep = Annotated[Desk, Depends(_desk)]
     responses={
         **documented(400, 404, 409, 415),
         **ACCEPTED,
-        200: {"model": wire.Submission, "description": "The score is there: no job is needed."},
+        200: {
+            "model": wire.Submission | wire.DryRun,
+            "description": "The score is there: no job is needed. Or, with `dry_run`, what it would take.",
+        },
     },
 )
-def create_job(desk: DeskDep, body: wire.JobRequest) -> Response:
+def create_job(desk: DeskDep, body: wire.SingleRequest) -> Response:
     """Queue a job; or join the equal one that is under way; or answer with the score, if there is one.
 
-    A worker runs it. The answer does not wait for one.
+    A worker runs it. The answer does not wait for one. With `dry_run`, tell what it would take instead.
     """
-    return desk.answer(body, "POST /jobs", [body], [""], _written)
+    if body.dry_run:
+        return _priced(wire.DryRun, desk.quotes([body], [""]))
+    return desk.answer(body, "POST /jobs", [body], [""], written)
 
 
 @router.post(
@@ -131,11 +169,19 @@ def create_job(desk: DeskDep, body: wire.JobRequest) -> Response:
     summary="Measure many at once",
     status_code=202,
     response_model=wire.SubmissionBatch,
-    responses={**documented(400, 404, 409, 415), 202: {"description": "All of them were taken."}},
+    responses={
+        **documented(400, 404, 409, 415),
+        200: {"model": wire.BatchDryRun, "description": "With `dry_run`: what they would take."},
+        202: {"description": "All of them were taken."},
+    },
 )
 def create_jobs(desk: DeskDep, body: wire.BatchRequest) -> Response:
     """Submit up to 1,000 in one transaction: all of them, or none where one is wrong. See POST /jobs."""
     places = [f"jobs.{at}." for at in range(len(body.jobs))]
+    if body.dry_run:
+        found = desk.quotes(body.jobs, places)
+        items = [wire.PricedJob(status=one.status, **_price(one.price)) for one in found]
+        return _priced(wire.BatchDryRun, found, items=items)
     return desk.answer(body, "POST /jobs/batch", body.jobs, places, _all_written)
 
 
@@ -260,7 +306,8 @@ async def follow_job(resumed: Annotated[Resumed, Depends(_resumed)]) -> AsyncIte
         )
 
 
-def _written(answers: Sequence[Submission]) -> RecordedResponse:
+def written(answers: Sequence[Submission]) -> RecordedResponse:
+    """The answer to a single request."""
     (answer,) = answers
     status, headers = 202, dict(RETRY_AFTER)
     if answer.score is not None:
@@ -269,6 +316,28 @@ def _written(answers: Sequence[Submission]) -> RecordedResponse:
         headers["Location"] = f"/jobs/{answer.job.id}"
     body = wire.Submission.model_validate(answer).model_dump_json().encode()
     return RecordedResponse(status=status, headers=headers, body=body)
+
+
+def _priced(answer: type[wire.DryRun], found: Sequence[Quote], **more: Any) -> Response:
+    counts = Counter(one.status for one in found)
+    body = answer(
+        **_price(together(one.price for one in found)),
+        jobs=counts[SubmissionStatus.QUEUED],
+        joined=counts[SubmissionStatus.JOINED],
+        scored=counts[SubmissionStatus.SCORED],
+        **more,
+    )
+    return Response(body.model_dump_json(), media_type="application/json")
+
+
+def _price(price: Price) -> dict[str, Any]:
+    """A price as it is told."""
+    return {
+        "seconds": round(price.seconds, 1),
+        "interval": (round(price.low, 1), round(price.high, 1)),
+        "basis": price.basis,
+        "device": price.device,
+    }
 
 
 def _all_written(answers: Sequence[Submission]) -> RecordedResponse:

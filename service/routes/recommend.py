@@ -8,9 +8,11 @@ from typing import Annotated, Any, Literal
 import orjson
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from headstart.errors import InvalidInput, NotFound, Problem, StoreUnavailable
+from service import refining
 from service.advice import answer
 from service.advice_schemas import Advice, Question, RankedCheckpoint
 from service.best import Best, Found
@@ -91,8 +93,16 @@ def current(snapshots: Snapshots) -> Snapshot:
     response_model=Advice,
     openapi_extra={"parameters": [IF_NONE_MATCH]},
     responses={
-        **documented(400, 404, 415),
-        200: {"headers": {"ETag": {"schema": {"type": "string"}, "description": "Of this answer."}}},
+        **documented(400, 404, 409, 415),
+        200: {
+            "headers": {
+                "ETag": {"schema": {"type": "string"}, "description": "Of this answer; none with `refine`."},
+                "Location": {
+                    "schema": {"type": "string"},
+                    "description": "With `refine`: of the race's job.",
+                },
+            }
+        },
         304: {"description": "The answer named by If-None-Match still holds."},
     },
 )
@@ -100,14 +110,25 @@ async def recommend(question: Question, request: Request) -> Response:
     """Rank the checkpoints for a target known, described or not told at all.
 
     Answered from memory: gains with an 80 % interval, the probability to beat the vanilla, and a verdict.
+    With `refine` a race is started as well; that takes a key of scope `run`, and has no ETag.
     """
     # State and header are read by hand: as dependencies they cost more than the answer itself.
     scope = request.scope
+    if question.refine or question.budget_seconds or question.budget_runs:
+        return await _refined(question, request)
     body, etag = answer(current(scope["state"]["snapshots"]), question, await request.body())
     for name, held in scope["headers"]:
         if name == b"if-none-match" and _names(held.decode("latin-1"), etag):
             return Response(status_code=304, headers={"etag": etag})
     return _Answer(body, etag)
+
+
+async def _refined(question: Question, request: Request) -> Response:
+    """The answer, made first and as ever, and the race that is asked for beside it. Never a 304."""
+    plain = refining.check(question, request)
+    snapshot = current(request.scope["state"]["snapshots"])
+    body, _ = answer(snapshot, plain, plain.model_dump_json(exclude_none=True).encode())
+    return await run_in_threadpool(refining.refined, question, request, snapshot, body)
 
 
 def _names(held: str, etag: str) -> bool:

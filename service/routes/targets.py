@@ -1,4 +1,7 @@
-"""GET /targets and one target; POST /targets makes one of a path, the hub, or uploaded files."""
+"""GET /targets and one target; POST /targets makes one of a path, the hub, or uploaded files.
+
+POST /targets/{target_id}/race finds out which checkpoint is the best start on one.
+"""
 
 from typing import Annotated, Any
 
@@ -7,12 +10,16 @@ from starlette.concurrency import run_in_threadpool
 
 from headstart.errors import Forbidden, InvalidInput, Problem
 from headstart.settings import Settings
-from service import schemas
+from service import job_schemas, races, schemas
 from service.accepting import ACCEPTED, accept_source
-from service.deps import SettingsDep, StoreDep, WakeDep
+from service.deps import SettingsDep, SnapshotsDep, StoreDep, WakeDep
 from service.errors import documented
 from service.forms import accept_upload, invalid, read_form
 from service.idempotency import IdempotencyKey
+from service.race_schemas import RacePrice, RaceRequest
+from service.routes.jobs import ACCEPTED as JOB_ACCEPTED
+from service.routes.jobs import DeskDep, written
+from service.routes.recommend import current
 from service.target_schemas import TargetDetail, TargetOptions, TargetRequest, inlined_schema
 from service.uploads import check_source, is_multipart, read_body
 from service.validation import is_json, read_json, wrong_content_type
@@ -115,6 +122,37 @@ async def create_target(
 def show_target(store: StoreDep, target_id: Annotated[schemas.Id, Path(examples=[1])]) -> TargetDetail:
     """One target by its id, with the profile of its rows."""
     return TargetDetail.model_validate(store.target(target_id))
+
+
+@router.post(
+    "/targets/{target_id}/race",
+    summary="Race a family's checkpoints on a target",
+    tags=["jobs"],
+    status_code=202,
+    response_model=job_schemas.Submission,
+    responses={
+        **documented(400, 404, 409, 415),
+        **JOB_ACCEPTED,
+        200: {"model": RacePrice, "description": "With `dry_run`: what it would cost."},
+    },
+)
+def race_on_target(
+    desk: DeskDep,
+    snapshots: SnapshotsDep,
+    target_id: Annotated[schemas.Id, Path(examples=[1])],
+    body: RaceRequest,
+) -> Response:
+    """Queue a race: the vanilla first, then whoever may beat it, each only as far as it helps to decide.
+
+    Its job ends with a verdict in `result` (RaceResult), and the score of every run that came to its end is
+    evidence. An equal race that is under way is joined.
+    """
+    race = races.plan(races.Grounds(desk.store, current(snapshots), desk.signed), target_id, body)
+    if body.dry_run:
+        price = races.price(desk.store, race)
+        return Response(price.model_dump_json(), media_type=JSON)
+    route = f"POST /targets/{target_id}/race"
+    return desk.once(body, route, lambda: desk.take(race.draft), written)
 
 
 def _options(text: str) -> TargetOptions:

@@ -141,6 +141,20 @@ def test_a_score_in_quarantine_answers_nothing(store: Store, fill: Fill) -> None
     assert store.submit_jobs([DRAFT])[0].status == SubmissionStatus.SCORED
 
 
+def test_a_score_that_collapsed_here_is_an_outcome(store: Store, fill: Fill) -> None:
+    fill(dataclasses.replace(SCORE, quarantine="collapsed", value=0.4))  # in somebody else's hands
+    job = running(store)
+    doubted = dataclasses.replace(FOUND, quarantine="collapsed", quarantine_note="Two runs.")
+    assert store.finish_job(job.id, 1, doubted, seconds=1.0)
+    (answer,) = store.submit_jobs([DRAFT])
+    assert answer.score is not None
+    assert (answer.status, answer.score.id) == (SubmissionStatus.SCORED, store.job(job.id).score_id)
+    fill(SCORE)  # one in force is the better answer
+    (answer,) = store.submit_jobs([DRAFT])
+    assert answer.score is not None
+    assert answer.score.value == 0.8
+
+
 def test_an_outcome_of_not_applicable_is_joined(store: Store) -> None:
     settled = failed(store, failure=NOT_FOR_IT)
     (answer,) = store.submit_jobs([dataclasses.replace(DRAFT, webhook=HOOK)])

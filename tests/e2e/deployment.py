@@ -54,6 +54,7 @@ class Deployment:
             "HEADSTART_LEASE_SECONDS": "3",
             "HEADSTART_RETRY_SECONDS": "0.2",
             "HEADSTART_SCRATCH": str(self.folder / "scratch"),
+            "HEADSTART_KEPT": str(self.folder / "kept"),
             "PYTHONPATH": str(ROOT),
             "PYTHONWARNINGS": "ignore",
             **more,

@@ -95,6 +95,7 @@ def test_a_killed_finetune_gives_the_score_of_one_that_was_not(
     assert (killed["state"], whole["state"]) == ("succeeded", "succeeded"), deployment.logs()
     assert (killed["attempt"], whole["attempt"]) == (2, 1)
     one, other = (client.get(f"/scores/{each['score_id']}").json() for each in (killed, whole))
+    assert one["provenance"]["resumed_at_step"] > 0
     assert one["value"] == other["value"]
     steps = [
         [(p["step"], p["validation"], p["loss"]) for p in each["provenance"]["curve"]]

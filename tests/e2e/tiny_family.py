@@ -38,7 +38,11 @@ def make_root(root: Path) -> Path:
 
 
 def serving(deployment: Deployment, root: Path, *, celery: bool) -> Iterator[tuple[Deployment, httpx.Client]]:
-    places = {"HEADSTART_ROOTS": str(root), "HEADSTART_CACHE": str(deployment.folder / "cache")}
+    places = {
+        "HEADSTART_ROOTS": str(root),
+        "HEADSTART_CACHE": str(deployment.folder / "cache"),
+        "HEADSTART_SAVE_SECONDS": "0.2",  # so that a finetune of seconds has a state to go on from
+    }
     for _ in range(2 if celery else 1):
         (deployment.celery if celery else deployment.embedded)(**places, OMP_NUM_THREADS="1")
     with httpx.Client(base_url=deployment.api(**places), trust_env=False, timeout=30) as client:

@@ -48,6 +48,7 @@ EXPECTED = {
     "GET /targets": "read",
     "GET /targets/{target_id}": "read",
     "POST /targets": "run",
+    "POST /targets/{target_id}/race": "run",
     "GET /scores": "read",
     "GET /scores/{score_id}": "read",
     "PATCH /scores/{score_id}": "admin",

@@ -51,12 +51,28 @@ def with_one_way(case: schemathesis.Case) -> None:
         case.body["target"] = next((one for one in given if one), {})
 
 
+def without_a_race(case: schemathesis.Case) -> None:
+    """Ask for advice alone: what a race takes beside is told in words."""
+    if isinstance(case.body, dict):
+        for field in ("refine", "budget_seconds", "budget_runs"):
+            case.body.pop(field, None)
+
+
+def with_the_usual_recipe(case: schemathesis.Case) -> None:
+    """Race by the default recipe: what else there is to it is told at GET /methods/finetune."""
+    assert isinstance(case.body, dict)
+    case.body.pop("finetune", None)
+    if "webhook" in case.body:
+        case.body["webhook"] = "https://example.org/hook"
+
+
 def with_a_method_that_runs(case: schemathesis.Case) -> None:
     """Ask for jobs of the one method that can be run here; what its params are is told at GET /methods."""
     assert isinstance(case.body, dict)
     for job in case.body.get("jobs", [case.body]):
         job |= {"method": "gauge", "params": {}}
         job.pop("family", None)  # of whatever name was generated
+        job.pop("keep", None)  # of this method nothing can be kept
         if "webhook" in job:
             job["webhook"] = "https://example.org/hook"
 
@@ -86,6 +102,9 @@ def test_every_operation_keeps_to_the_document(case: schemathesis.Case, fuzzed: 
             with_one_file(case)
         if case.path == "/recommend":
             with_one_way(case)
+            without_a_race(case)
+        if case.path == "/targets/{target_id}/race":
+            with_the_usual_recipe(case)
         if case.path in ("/jobs", "/jobs/batch") and case.method == "POST":
             with_a_method_that_runs(case)
         if "idempotency-key" in case.headers:

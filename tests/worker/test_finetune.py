@@ -122,7 +122,7 @@ def test_a_killed_run_gives_what_it_would_have_given(
     inputs: Inputs, monkeypatch: pytest.MonkeyPatch, stop_after: int
 ) -> None:
     whole = finetune(inputs, SPEC, judge, ignore)
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    inputs = replace(inputs, save_seconds=0.0)
     monkeypatch.setattr(loop, "SAVE_SHARE", 1e9)
     finished = [stop_after]
 
@@ -142,10 +142,8 @@ def test_a_killed_run_gives_what_it_would_have_given(
     assert trained[0].startswith(f"training step {stop_after} of 40")
 
 
-def test_a_state_of_another_training_or_a_broken_one_is_not_gone_on_from(
-    inputs: Inputs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+def test_a_state_of_another_training_or_a_broken_one_is_not_gone_on_from(inputs: Inputs) -> None:
+    inputs = replace(inputs, save_seconds=0.0)
     whole = finetune(inputs, SPEC, judge, ignore)
     (state,) = inputs.folder.glob("training-*.pt")
     state.write_bytes(state.read_bytes()[:1000])
@@ -362,7 +360,7 @@ def test_a_disk_that_is_full_costs_the_state_and_not_the_training(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    inputs = replace(inputs, save_seconds=0.0)
     monkeypatch.setattr(torch, "save", full)
     found = finetune(inputs, replace(SPEC, epochs=1), judge, ignore)
     assert found.facts["states_not_saved"] > 0

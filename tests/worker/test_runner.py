@@ -14,12 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from headstart.entities import (
-    Job,
-    JobDraft,
-    JobState,
-    Progress,
-)
+from headstart.entities import Job, JobDraft, JobState, Progress
 from headstart.errors import StoreUnavailable
 from headstart.failures import FAILURES
 from headstart.store import Store, upgrade_schema
@@ -100,6 +95,13 @@ def run_until_ended(store: Store, runner: Runner, job_id: int) -> Job:
         if not runner.run_next(QUEUES):
             time.sleep(0.01)
     return job
+
+
+def ready(runner: Runner) -> None:
+    """Wait until its child could take a job, which takes a while on a busy machine."""
+    runner.warm()
+    assert runner._child is not None
+    assert runner._child.ready(60)
 
 
 def during(store: Store, runner: Runner, job_id: int, act: Callable[[Job], object]) -> Job:
@@ -202,6 +204,7 @@ def test_a_scratch_folder_that_cannot_be_written_is_said(store: Store, tmp_path:
 def test_a_signal_to_the_whole_group_gives_the_job_back(store: Store, tmp_path: Path) -> None:
     stop = threading.Event()
     leaving = Runner(store, options(tmp_path), stop, structlog.get_logger())
+    ready(leaving)
     job_id = submit(store, seconds=30.0)
 
     def kill_all(job: Job) -> None:
@@ -348,6 +351,7 @@ def test_a_result_waits_for_a_store_that_does_not_answer(
 def test_a_runner_told_to_stop_gives_its_job_back(store: Store, tmp_path: Path) -> None:
     stop = threading.Event()
     leaving = Runner(store, options(tmp_path), stop, structlog.get_logger())
+    ready(leaving)
     job_id = submit(store, seconds=30.0)
     threading.Timer(1.0, stop.set).start()
     assert leaving.run_next(QUEUES)

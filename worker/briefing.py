@@ -1,0 +1,124 @@
+"""What a procedure is told of the store before it begins: its candidates, and what is known of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from headstart.errors import NotFound
+from headstart.failures import CheckpointNotFound
+from headstart.methods.finetune import METHOD as FINETUNE
+from headstart.recommend.fit import needs_others
+from headstart.store.scores import params_digest
+from headstart.workbench import Briefing, KnownRun
+
+if TYPE_CHECKING:
+    from headstart.entities import Checkpoint, Job, Score
+    from headstart.recommend.evidence import FamilyEvidence
+    from headstart.store import Store
+
+
+def brief(store: Store, job: Job) -> Briefing:
+    """The briefing of a job whose params name a `family` and `candidates`, the vanilla first.
+
+    Raises: CheckpointNotFound (the vanilla has gone), StoreUnavailable.
+    """
+    candidates = _candidates(store, job.params["candidates"])
+    return Briefing(
+        candidates=candidates,
+        known=_known(store, job, candidates),
+        prior=_prior(store, job, candidates),
+    )
+
+
+def _candidates(store: Store, wanted: list[int]) -> tuple[Checkpoint, ...]:
+    found = []
+    for place, checkpoint_id in enumerate(wanted):
+        try:
+            found.append(store.checkpoint(checkpoint_id))
+        except NotFound:
+            if place == 0:
+                raise CheckpointNotFound(
+                    f"The store holds no checkpoint {checkpoint_id}, which is the vanilla of the candidates.",
+                    "Ask again, with a family that has a vanilla.",
+                ) from None
+    return tuple(found)
+
+
+def _known(store: Store, job: Job, candidates: tuple[Checkpoint, ...]) -> tuple[KnownRun, ...]:
+    """Finetunes of the candidates on this target by the recipe of the params, by candidate and seed."""
+    if job.target_id is None:
+        return ()
+    digest = params_digest(job.params.get("finetune", {}))
+    found: dict[tuple[int, int], KnownRun] = {}
+    for checkpoint in candidates:
+        for score in _finetunes(store, checkpoint.id, job.target_id):
+            same = score.params_digest == digest and score.method_version == FINETUNE.version
+            run = known_run(score) if same else None
+            # beside a score in force there may be one under quarantine, which counts for less
+            if run is not None and (score.quarantine is None or (run.checkpoint_id, run.seed) not in found):
+                found[run.checkpoint_id, run.seed] = run
+    return tuple(found.values())
+
+
+def _finetunes(store: Store, checkpoint_id: int, target_id: int) -> list[Score]:
+    found: list[Score] = []
+    token = None
+    while True:
+        page = store.scores(
+            checkpoint_id=checkpoint_id,
+            target_id=target_id,
+            method=FINETUNE.name,
+            page_size=500,
+            page_token=token,
+        )
+        found += page.items
+        token = page.next_token
+        if token is None:
+            return found
+
+
+def known_run(score: Score) -> KnownRun | None:
+    """The run behind a score in force, or one that collapsed; None where the score tells of none."""
+    told: dict[str, Any] = score.provenance
+    if score.quarantine not in {None, "collapsed"}:
+        return None
+    if told.get("validation") is None or not isinstance(told.get("curve"), list):  # it was published
+        return None
+    return KnownRun(
+        checkpoint_id=score.checkpoint_id,
+        seed=score.seed,
+        validation=told["validation"],
+        curve=tuple(told["curve"]),
+        collapsed=score.quarantine is not None or bool(told.get("collapsed")),
+        seconds=sum(one.get("train_seconds", 0.0) for one in told.get("runs", [told])),
+    )
+
+
+def _prior(store: Store, job: Job, candidates: tuple[Checkpoint, ...]) -> dict[str, Any] | None:
+    """What the evidence of other targets says of the candidates' gains; None where there is none."""
+    from headstart.race.prior import prior_of  # noqa: PLC0415 - for those jobs that need it
+
+    evidence = store.evidence(job.params["family"])
+    others = _others(store, evidence) if needs_others(evidence) else []
+    if not any(np.any(one.target_ids[one.target] != job.target_id) for one in (evidence, *others)):
+        return None
+    targets = {target.id: target for target in store.all_targets()}
+    asked = [targets[int(one)] for one in evidence.target_ids]
+    prior = prior_of(
+        evidence,
+        others,
+        job.target_id or 0,
+        [checkpoint.id for checkpoint in candidates],
+        np.array([one.train_size or np.nan for one in asked], dtype=float),
+        np.array([one.classes or np.nan for one in asked], dtype=float),
+    )
+    return prior.as_dict()
+
+
+def _others(store: Store, evidence: FamilyEvidence) -> list[FamilyEvidence]:
+    """The evidence of the other families, as `headstart.refit` takes it."""
+    names = [family.name for family in store.families() if family.name != evidence.family]
+    found = [store.evidence(name) for name in names]
+    return [one for one in found if np.array_equal(one.target_ids, evidence.target_ids)]
