@@ -119,8 +119,7 @@ def _with_head(body: Body, outputs: int) -> tuple[Any, str, set[str]]:
     if _is_whole(body.backbone) and type(config) in mapping:
         with torch.device("meta"):
             model = mapping[type(config)](config)
-    # Funnel's own classifier is around another body than the one that reads every token.
-    if model is None or type(getattr(model, model.base_model_prefix)) is not type(body.backbone):
+    if model is None or _reads_otherwise(model, body.backbone):
         return PooledClassifier(body.backbone, body, outputs, _dropout_of(config)), "backbone.", set()
     prefix = model.base_model_prefix
     used = {name for name, _ in getattr(model, prefix).named_parameters()}
@@ -131,6 +130,17 @@ def _with_head(body: Body, outputs: int) -> tuple[Any, str, set[str]]:
         if name != prefix:
             child.to_empty(device="cpu")
     return model, f"{prefix}.", unused
+
+
+def _reads_otherwise(model: Any, backbone: PreTrainedModel) -> bool:
+    """Whether an architecture's own classifier would not read the body's hidden states as a pooled head does.
+
+    Funnel's is around another body than the one that reads every token; XLNet's looks at the last position,
+    which is padding where a longer text stands beside.
+    """
+    if type(getattr(model, model.base_model_prefix)) is not type(backbone):
+        return True
+    return hasattr(model, "sequence_summary") and backbone.config.summary_type != "first"
 
 
 def _is_whole(backbone: PreTrainedModel) -> bool:

@@ -17,6 +17,7 @@ from worker import features, forward
 from worker.bodies import load_body
 from worker.cache import Cache
 from worker.checkpoints import CheckpointFiles, read_folder
+from worker.classifier import new_classifier
 from worker.device import pick_device
 from worker.features import FrozenFeatures, open_features
 
@@ -222,3 +223,19 @@ def test_an_encoder_saved_by_itself_is_read_as_one(tmp_path: Path) -> None:
         for folder in (whole, tmp_path / "half")
     )
     np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("architecture", ["xlnet", "flaubert", "funnel", "opt"])
+def test_a_classifier_says_of_a_padded_text_what_it_says_of_it_alone(
+    tmp_path: Path, architecture: str
+) -> None:
+    body = load_body(odd(tmp_path, architecture), torch.device("cpu"), torch.float32, with_head=False)
+    model = new_classifier(body, 3, "full", lora_rank=2, seed=0).body.model.eval()
+    short, long = torch.arange(5, 12), torch.arange(5, 17)
+    both, mask = long.repeat(2, 1), torch.ones(2, 12, dtype=torch.long)
+    both[0, :7], both[0, 7:], mask[0, 7:] = short, body.pad_id, 0
+    with torch.inference_mode():
+        alone = model(input_ids=short[None], attention_mask=mask[1:, :7]).logits
+        beside = model(input_ids=both, attention_mask=mask).logits
+    if body.padded:  # else nothing is ever padded
+        torch.testing.assert_close(beside[:1], alone, rtol=1e-4, atol=1e-5)
