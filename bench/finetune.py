@@ -102,11 +102,19 @@ class Measured(TrainerCallback):  # type: ignore[misc] # transformers has no typ
     """Clocks the steps of a Trainer from the first to the last, its fetching of batches included."""
 
     def __init__(self, clock: Clock) -> None:
-        self.clock = clock
+        self.clock, self.batches = clock, 0
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """As it says."""
         self.clock.start()
+
+    def on_substep_end(self, *_: Any, **__: Any) -> None:
+        """A batch that was no step yet."""
+        self.batches += 1
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """The last batch of a step."""
+        self.batches += 1
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         """As it says."""
@@ -210,20 +218,21 @@ class Bench:
             widths.append((*made["input_ids"].shape, int(made["attention_mask"].sum())))
             return made
 
-        clock = Clock()
+        measured = Measured(Clock())
         trainer = Trainer(
             model=model,
             args=arguments,
             data_collator=collate,
             train_dataset=self.encoded["train"],
-            callbacks=[Measured(clock)],
+            callbacks=[measured],
         )
         trainer.model_accepts_loss_kwargs = False  # else it sums what it accumulates: a BERT takes no mean
         trainer.train()
-        trained, found = list(widths), trainer.predict(self.encoded["validation"])
+        trained = widths[: measured.batches]  # its loader is one ahead
+        found = trainer.predict(self.encoded["validation"])
         return Run(
-            seconds=clock.seconds,
-            busy=clock.busy,
+            seconds=measured.clock.seconds,
+            busy=measured.clock.busy,
             steps=trainer.state.global_step,
             tokens=sum(tokens for _, _, tokens in trained),
             padded=sum(rows * width for rows, width, _ in trained),
