@@ -104,6 +104,7 @@ class CircuitParams(Params):
     candidates: tuple[int, ...] = (1,)
     rounds: int = 1  # each keeps a score of METHOD: number and seed are the round's
     number: int = 0  # of the first
+    budget_seconds: float | None = None
     drill: DrillParams = DrillParams()  # what is done, and how it ends, after the rounds
 
 
@@ -119,6 +120,7 @@ def circuit(bench: Workbench, params: CircuitParams) -> dict[str, Any]:
     run(bench, params.drill)
     return {
         "attempt": bench.attempt,
+        "budget_seconds": params.budget_seconds,
         "briefing": bench.briefing.to_json(),
         "found": sorted(path.name for path in bench.folder.iterdir()),
         "odd": float("inf"),

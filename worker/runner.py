@@ -39,6 +39,7 @@ T = TypeVar("T")
 BEAT_SECONDS = 1.0  # between two heartbeats: the longest that progress waits, or a cancel goes unseen
 GRACE_SECONDS = 10.0  # for a cancelled method to reach its next step, before its process is killed
 LONGEST_RETRY_SECONDS = 300.0
+RESERVE_SECONDS = 300.0  # of a job, for what no budget breaks off: a checkpoint loaded, a decision
 FRESH_SECONDS = 60.0
 MOST_KNOWN = 1000
 
@@ -174,12 +175,21 @@ class Runner:
             method_version=job.method_version,
             checkpoint=checkpoint,
             target=target,
-            params=job.params,
+            params=self._params(job),
             seed=job.seed,
             folder=str(folder.resolve()),
             rows=None if rows is None else str(rows),
             briefing=self._briefing(job),
         )
+
+    def _params(self, job: Job) -> dict[str, Any]:
+        """The job's; a procedure's budget ends before the job would be timed out, and all be lost."""
+        asked = known_work(self._options.methods).get(job.method)
+        if not isinstance(asked, Procedure) or "budget_seconds" not in job.params:
+            return job.params
+        longest, given = self._options.job_seconds, job.params["budget_seconds"]
+        most = max(longest / 2, longest - RESERVE_SECONDS)
+        return job.params | {"budget_seconds": most if given is None else min(given, most)}
 
     def _briefing(self, job: Job) -> Briefing:
         """What a procedure that chooses among candidates is told; making it takes a fit of the evidence."""

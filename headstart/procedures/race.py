@@ -17,6 +17,7 @@ Seconds of an attempt that was killed are lost from its last stretch on, and not
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ from headstart.methods import finetune
 from headstart.methods.finetune import FinetuneParams
 from headstart.race.field import COLLAPSES, Field, sizes
 from headstart.race.outcome import outcome
-from headstart.race.policy import End, Ended, Step, leading, next_step
+from headstart.race.policy import End, Ended, Step, first_runner, leading, next_step
 from headstart.race.prior import Prior, ignorant
 from headstart.race.runs import Run
 from headstart.workbench import KnownRun, Paused
@@ -123,16 +124,22 @@ class Race:
 
     def _stretch(self, step: Step) -> None:
         checkpoint, started = self._by_id[self._field.ids[step.place]], self._clock()
+        evaluations = None if (checkpoint.id, step.seed) in self._stalled else step.evaluations
+        bench = self._bench.on(checkpoint, seed=step.seed, evaluations=evaluations, seconds=self._left)
+        saved = False
         try:
-            self._train(checkpoint, step)
+            self._train(bench, checkpoint, step)
         finally:  # cancelled, or to be tried again
             self._spent += self._clock() - started
-            self._save()
+            saved = self._save()
+        if saved and bench.folder != self._bench.folder and self._is_over(checkpoint, step.seed):
+            shutil.rmtree(bench.folder, ignore_errors=True)  # states are several times the weights
 
-    def _train(self, checkpoint: Checkpoint, step: Step) -> None:
+    def _is_over(self, checkpoint: Checkpoint, seed: int) -> bool:
+        return checkpoint.id in self._field.failed or self._run_of(checkpoint, seed).finished
+
+    def _train(self, bench: Workbench, checkpoint: Checkpoint, step: Step) -> None:
         before, key = self._run_of(checkpoint, step.seed), (checkpoint.id, step.seed)
-        evaluations = None if key in self._stalled else step.evaluations
-        bench = self._bench.on(checkpoint, seed=step.seed, evaluations=evaluations, seconds=self._left)
         try:
             found = finetune.run(bench, self._params.finetune)
         except Paused as paused:
@@ -151,7 +158,7 @@ class Race:
 
     def _finish(self, checkpoint: Checkpoint, before: Run, found: Measurement) -> None:
         details = found.details
-        seconds = float(details.get("seconds", 0.0))
+        seconds = float(sum(one.get("seconds", 0.0) for one in details.get("runs", [details])))
         run = replace(
             before,
             curve=_curve(details["curve"]),
@@ -168,9 +175,10 @@ class Race:
         self._drop_collapsed()
 
     def _drop_collapsed(self) -> None:
-        """Who collapsed too often is out; known runs count."""
+        """Who collapsed too often is out; known runs count. A vanilla that has a level all the same stays."""
         for place, one in enumerate(self._field.ids):
-            if self._field.collapsed(place) >= COLLAPSES and one not in self._field.failed:
+            stays = place == 0 and self._field.has_finished(0)
+            if self._field.collapsed(place) >= COLLAPSES and one not in self._field.failed and not stays:
                 sentence = f"{COLLAPSES} runs of {self._names[one]!r} ended at the largest class or below."
                 self._out(
                     self._by_id[one], NotApplicable(sentence, "Lower the learning rate, or train longer.")
@@ -201,7 +209,8 @@ class Race:
     def _tell(self, step: Step) -> None:
         field, name = self._field, self._names[self._field.ids[step.place]]
         run = self._run_of(self._by_id[field.ids[step.place]], step.seed)
-        number = field.begun + (run not in field.runs)
+        begun = [one for one in field.runs if not one.known]
+        number = 1 + (begun.index(run) if run in begun else len(begun))
         aim = "to its end" if step.evaluations is None else f"to evaluation {step.evaluations}"
         said = (
             f"run {number}: {name} {step.why}" if step.evaluations is None else f"run {number}: {name} {aim}"
@@ -211,7 +220,7 @@ class Race:
             by = f" by {gain:.1f} points" if leader else ""
             said += f"; {self._names[field.ids[leader]]} leads{by}, P(best) {chance:.2f}"
         self._furthest = max(self._furthest, self._fraction())
-        self._bench.report(self._furthest, "racing", said)
+        self._bench.report(self._furthest, "racing", said, self._seconds_left())
 
     def _fraction(self) -> float:
         """Of the budget, or of the share of all finetunes that a race usually takes."""
@@ -224,12 +233,23 @@ class Race:
                 for one in field.runs
                 if not one.known
             )
-            shares.append(made / (USUAL_SHARE * sum(field.parameters) * field.curves.usual_end))
+            second = first_runner(field)
+            least = field.parameters[0] + (field.parameters[second] if second is not None else 0.0)
+            usual = max(USUAL_SHARE * sum(field.parameters), least)
+            shares.append(made / (usual * field.curves.usual_end))
         return min(max(shares), 0.95)
+
+    def _seconds_left(self) -> float | None:
+        """As at the pace so far, and no more than the budget leaves; told once a stretch."""
+        if not self._spent or not self._furthest:
+            return None
+        told = self._spent * (1 - self._furthest) / self._furthest
+        return told if self._left is None else min(told, self._left)
 
     # -- what the next attempt finds
 
-    def _save(self) -> None:
+    def _save(self) -> bool:
+        """Whether the disk took it."""
         told = {
             "format": FORMAT,
             "seconds": self._spent,
@@ -239,10 +259,14 @@ class Race:
             "failures": self._failures,
         }
         path = self._bench.folder / FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(".new")
-        new.write_text(json.dumps(told))
-        new.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            new.write_text(json.dumps(told))
+            new.replace(path)
+        except OSError:  # a disk that is full costs the next attempt what this one knew
+            return False
+        return True
 
     def _load(self, field: Field) -> Field:
         """The field as an attempt before this one left it, where it did."""

@@ -100,7 +100,8 @@ def _last(field: Field, belief: Belief) -> Step | End:
         return _to_the_end(field, choice)
     if any(one.rate >= LEAST for one in options(field, belief)):
         return End("budget")
-    return End("all_finished" if all(map(field.has_finished, field.runners)) else "decided")
+    waits = any(_paused(field, place) is not None for place in (0, *field.runners))
+    return End("all_finished" if all(map(field.has_finished, field.runners)) and not waits else "decided")
 
 
 def first_runner(field: Field) -> int | None:

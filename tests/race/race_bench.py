@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ class Track:
     world: World
     seconds: float = 0.0
     said: list[str] = field(default_factory=list)
+    fractions: list[float] = field(default_factory=list)  # with what was said
+    left: list[float | None] = field(default_factory=list)  # seconds, with what was said
     asked: list[tuple[int, int, int | None]] = field(default_factory=list)  # place, seed, evaluations
     fails: Mapping[int, Exception] = field(default_factory=dict)  # by place
     dies_at: float | None = None  # seconds of the clock
@@ -54,6 +57,8 @@ class RaceBench(FakeBench):
     ) -> None:
         super().report(fraction, stage, message, seconds_left)
         self.track.said.append(message)
+        self.track.fractions.append(fraction)
+        self.track.left.append(seconds_left)
 
     def on(
         self,
@@ -67,7 +72,10 @@ class RaceBench(FakeBench):
         place = track.world.ids.index(checkpoint.id)
         track.asked.append((place, seed, evaluations))
         until = None if seconds is None else track.seconds + seconds
-        return replace(self, checkpoint=checkpoint, seed=seed, share=(evaluations, until))
+        folder = self.folder / f"{checkpoint.id}-{seed}"
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+        return replace(self, checkpoint=checkpoint, seed=seed, folder=folder, share=(evaluations, until))
 
     def finetune(self, spec: FinetuneSpec, judge: Judge) -> Finetuned:
         track = self.track

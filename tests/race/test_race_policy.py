@@ -91,6 +91,17 @@ def test_no_more_runs_than_are_paid_for() -> None:
         assert end == End("budget")
 
 
+def test_not_all_have_finished_while_a_second_seed_is_paused() -> None:
+    world = replace(drawn(5, candidates=1), gain=np.array([0.0, 30.0]))
+    at = world.field()
+    for place in (0, 1):
+        at = at.with_run(world.run(place, 0))
+    assert next_step(at) == End("all_finished")
+    begun = world.run(1, 1)
+    at = at.with_run(replace(begun, curve=begun.curve[:1], validation=None))
+    assert next_step(at) == End("decided")
+
+
 def test_a_single_candidate_ends() -> None:
     for seed in range(5):
         _, end, _ = raced(drawn(seed, candidates=1))

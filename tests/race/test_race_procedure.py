@@ -80,6 +80,13 @@ def test_a_person_can_follow_it(tmp_path: Path) -> None:
     assert "P(best)" in bench.track.said[-1]
 
 
+def test_a_run_keeps_its_number(tmp_path: Path) -> None:
+    bench = bench_of(unknown(1), tmp_path)
+    race(bench)
+    runs = {tuple(said.split()[1:3]) for said in bench.track.said if said.startswith("run ")}
+    assert len(bench.track.asked) > len(runs) == len({number for number, _ in runs})
+
+
 @pytest.mark.parametrize("budget", [0, -1, -0.5])
 @pytest.mark.parametrize("name", ["budget_seconds", "budget_runs"])
 def test_a_budget_of_nothing_is_refused(name: str, budget: float) -> None:
@@ -214,6 +221,56 @@ def test_a_collapsed_run_tells_nothing_and_two_end_it(tmp_path: Path) -> None:
     vanilla = replace(WORLD, collapses=frozenset({(0, 0), (0, 1)}))
     with pytest.raises(NotApplicable, match="vanilla"):
         race(bench_of(vanilla, tmp_path / "vanilla"))
+
+
+def test_a_vanilla_that_collapsed_twice_beside_a_run_that_did_not_goes_on(tmp_path: Path) -> None:
+    known = tuple(
+        KnownRun(
+            checkpoint_id=WORLD.ids[0], seed=seed, validation=run.validation or 0.0,
+            curve=tuple({"validation": value} for value in run.curve), collapsed=seed > 0, seconds=50.0,
+        )
+        for seed in range(3)
+        if (run := WORLD.run(0, seed))
+    )  # fmt: skip
+    bench = bench_of(WORLD, tmp_path)
+    found = race(replace(bench, briefing=replace(bench.briefing, known=known)))
+    assert found["verdict"] == "start_from"
+    assert found["failures"] == []
+
+
+def test_a_disk_that_is_full_costs_the_file_alone(tmp_path: Path) -> None:
+    expected = race(bench_of(WORLD, tmp_path / "whole"))
+    (tmp_path / "full").write_text("no folder")
+    assert race(bench_of(WORLD, tmp_path / "full")) == expected
+
+
+def test_the_states_of_finished_runs_make_room(tmp_path: Path) -> None:
+    found = race(bench_of(WORLD, tmp_path))
+    paused = {
+        f"{one['id']}-{run['seed']}"
+        for one in found["candidates"]
+        for run in one["runs"]
+        if not run["finished"]
+    }
+    assert paused
+    assert {path.name for path in tmp_path.iterdir()} == {FILE, *paused}
+
+
+def test_progress_of_two_is_not_told_to_be_done_after_the_first(tmp_path: Path) -> None:
+    bench = bench_of(drawn(5, candidates=1), tmp_path)
+    race(bench)
+    assert bench.track.fractions[0] == 0.0
+    assert 0.3 < bench.track.fractions[1] < 0.7
+    spent = bench.track.fractions[1]
+    assert bench.track.left[0] is None
+    assert bench.track.left[1] == pytest.approx(bench.track.seconds * (1 - spent) / spent, rel=1)
+
+
+def test_no_more_seconds_are_left_than_the_budget_has(tmp_path: Path) -> None:
+    bench = bench_of(WORLD, tmp_path)
+    race(bench, budget_seconds=2 * A_RUN)
+    assert bench.track.left[0] is None
+    assert 0 < max(left for left in bench.track.left[1:] if left is not None) <= A_RUN
 
 
 def test_one_candidate_races_the_vanilla(tmp_path: Path) -> None:

@@ -48,8 +48,12 @@ def runner(workplace: tuple[Store, Runner]) -> Runner:
     return workplace[1]
 
 
-def submit(store: Store, *, rounds: int = 2, version: str = "1", **drill: Any) -> int:
-    params = CircuitParams(number=next(_rounds), rounds=rounds, drill=DrillParams(**drill))
+def submit(
+    store: Store, *, rounds: int = 2, version: str = "1", budget: float | None = None, **drill: Any
+) -> int:
+    params = CircuitParams(
+        number=next(_rounds), rounds=rounds, budget_seconds=budget, drill=DrillParams(**drill)
+    )
     draft = JobDraft(
         method=PROCEDURE.name,
         method_version=version,
@@ -133,6 +137,15 @@ def test_a_value_that_is_no_number_is_not_kept(store: Store, runner: Runner) -> 
     assert job.failure is not None
     assert job.failure.name == "NonFinite"
     assert kept(store, job) == []
+
+
+@pytest.mark.parametrize(("given", "told"), [(None, 30.0), (1e6, 30.0), (7.0, 7.0)])
+def test_its_budget_ends_before_the_job_is_timed_out(
+    store: Store, runner: Runner, given: float | None, told: float
+) -> None:
+    job = run_until_ended(store, runner, submit(store, rounds=0, budget=given))
+    assert job.result is not None
+    assert (job.result["budget_seconds"], job.params["budget_seconds"]) == (told, given)
 
 
 def test_another_version_is_refused(store: Store, runner: Runner) -> None:
