@@ -82,17 +82,23 @@ class Prior:
         found = ignorant(checkpoint_ids)
         gain, covariance = found.gain.copy(), found.covariance.copy()
         gain[known] = self.gain[rows]
+        covariance[np.ix_(known, ~known)] = covariance[np.ix_(~known, known)] = 0.0
         covariance[np.ix_(known, known)] = self.covariance[np.ix_(rows, rows)]
         return replace(self, checkpoint_ids=tuple(checkpoint_ids), gain=gain, covariance=covariance)
 
 
 def ignorant(checkpoint_ids: Sequence[int]) -> Prior:
-    """Where there is no evidence: every gain by itself, as likely a loss."""
+    """Where there is no evidence: the vanilla is a start like any other, a gain as likely as a loss.
+
+    Gains vary half by what is the candidate's own and half by what is the vanilla's, which all have in common.
+    Were each by itself, many bad candidates would be read as the vanilla's bad luck, and one that is level
+    with it would be picked.
+    """
     size = len(checkpoint_ids)
     return Prior(
         checkpoint_ids=tuple(checkpoint_ids),
         gain=np.zeros(size),
-        covariance=np.eye(size) * UNKNOWN_SPREAD**2,
+        covariance=(np.eye(size) + 1) * UNKNOWN_SPREAD**2 / 2,
         noise=UNKNOWN_NOISE,
     )
 

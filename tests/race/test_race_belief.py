@@ -10,7 +10,7 @@ import pytest
 from headstart.race import belief as module
 from headstart.race.belief import Chances, believe
 from headstart.race.field import Field
-from headstart.race.prior import Prior
+from headstart.race.prior import Prior, ignorant
 from headstart.race.runs import Run
 
 NOISE = 0.5
@@ -132,3 +132,12 @@ def test_draws_are_those_of_the_belief_and_always_the_same() -> None:
     np.testing.assert_allclose(drawn.mean(axis=0), found.gain, atol=1e-9)
     np.testing.assert_allclose(np.cov(drawn.T), found.covariance, atol=0.12)
     np.testing.assert_array_equal(drawn, found.draws())
+
+
+def test_who_is_level_with_the_vanilla_gains_nothing_by_the_others_losses() -> None:
+    ids = tuple(range(9, 21))
+    runs = [ended(9, 90.0), ended(10, 90.0), *(ended(one, 82.0) for one in ids[2:])]
+    blank = Field(ids=ids, parameters=(1.0,) * len(ids), prior=ignorant(ids), runs=tuple(runs))
+    found = believe(replace(blank, validation_rows=300))
+    assert abs(found.gain[0]) < 0.3
+    assert found.gain[1:].max() < -2

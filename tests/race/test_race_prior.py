@@ -107,3 +107,4 @@ def test_among_others() -> None:
     assert np.diag(found.covariance).tolist() == [1.0, UNKNOWN_SPREAD**2]
     assert found.noise == 0.4
     assert ignorant([1]).gain.tolist() == [0.0]
+    assert found.covariance[0, 1] == found.covariance[1, 0] == 0.0
