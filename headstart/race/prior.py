@@ -90,9 +90,9 @@ class Prior:
 def ignorant(checkpoint_ids: Sequence[int]) -> Prior:
     """Where there is no evidence: the vanilla is a start like any other, a gain as likely as a loss.
 
-    Gains vary half by what is the candidate's own and half by what is the vanilla's, which all have in common.
-    Were each by itself, many bad candidates would be read as the vanilla's bad luck, and one that is level
-    with it would be picked.
+    Gains vary half by what is the candidate's own and half by what is the vanilla's, which all have in
+    common. Were each by itself, many bad candidates would be read as the vanilla's bad luck, and one that
+    is level with it would be picked.
     """
     size = len(checkpoint_ids)
     return Prior(
