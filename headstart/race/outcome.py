@@ -38,7 +38,7 @@ def outcome(
     return {
         "verdict": str(verdict) if compared else UNDECIDED,
         "pick": {"id": field.ids[chosen], "name": names[field.ids[chosen]]},
-        "sentence": _sentence(field, belief, found, names, chosen) if compared else _why_undecided(field),
+        "sentence": _told(field, belief, found, names, chosen, ended) if compared else _why_undecided(field),
         "p_best": told[chosen]["p_best"],
         "p_worth": told[chosen]["p_worth"],
         "expected_gain": told[chosen]["expected_gain"],
@@ -110,6 +110,16 @@ def _run(run: Run) -> dict[str, Any]:
         "known": run.known,
         "seconds": _rounded(run.seconds),
     }
+
+
+def _told(
+    field: Field, belief: Belief, found: Chances, names: Mapping[int, str], chosen: int, ended: Ended
+) -> str:
+    """The verdict in words, and where the budget cut it short that it is what the budget allows to say."""
+    said = _sentence(field, belief, found, names, chosen)
+    if ended != "budget":
+        return said
+    return f"{said} The budget ended before more could be told: a larger one may say otherwise."
 
 
 def _sentence(field: Field, belief: Belief, found: Chances, names: Mapping[int, str], chosen: int) -> str:
