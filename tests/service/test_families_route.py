@@ -167,6 +167,6 @@ def test_a_job_that_needs_weights_is_refused_where_there_can_be_none(live: Live)
 def test_a_batch_names_each_place_and_takes_none(live: Live) -> None:
     right = {"method": "reader", "checkpoint": "roberta-base", "target": "with rows"}
     jobs = [right, right | {"target": "rte"}, right | {"checkpoint": 9999}]
-    problem = live.problem("POST", "/jobs/batch", 422, json={"jobs": jobs})
+    problem = live.problem("POST", "/jobs/batch", 409, json={"jobs": jobs})
     assert [one["field"] for one in problem["errors"]] == ["jobs.1.target", "jobs.2.checkpoint"]
     assert live.store.jobs().items == ()
