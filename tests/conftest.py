@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import uuid
@@ -19,6 +20,10 @@ from headstart.store import Store, upgrade_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+# Before torch is imported, here and in what tests start: products of tiny checkpoints take longer on several
+# threads than on one, and many times as long where tests run side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 class FrozenClock:
