@@ -27,15 +27,12 @@ from rich.table import Table
 from transformers import AutoModel, AutoTokenizer
 
 from bench.finetunes import minilm
-from bench.probe import workbench
+from bench.probe import imported, workbench
 from headstart.entities import Target
-from headstart.evidence.ingest import Errand, ImportLimits
 from headstart.methods import METHODS
 from headstart.recommend.prices import Price, price_of
 from headstart.recommend.rates import UNKNOWN, Rates, learn
 from headstart.recommend.timings import Timing
-from headstart.targets.files import read_target
-from headstart.targets.spec import TargetSpec
 from worker import finetune as training
 
 if TYPE_CHECKING:
@@ -66,19 +63,7 @@ def target(datasets: Path, number: int, folder: Path) -> tuple[Target, Path]:
     name = TARGETS[number]
     own = folder / name
     own.mkdir(exist_ok=True)
-    limits = ImportLimits(
-        roots=(datasets,), allow_private=False, max_rows=1_000_000, max_bytes=1 << 30, lease_seconds=60
-    )
-    errand = Errand(
-        source=str(datasets / name),
-        params=TargetSpec(name=name).model_dump(),
-        limits=limits,
-        folder=own,
-        progress=lambda *_: None,
-        store=None,  # type: ignore[arg-type]  # for uploads alone
-        import_id=0,
-    )
-    batch = read_target(errand)
+    batch = imported(datasets, name, own)
     (draft,) = batch.targets
     assert batch.rows is not None
     made = Target(

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.finetunes import minilm, read
-from headstart.entities import Checkpoint, Target
+from headstart.entities import Checkpoint, ImportBatch, Target
 from headstart.evidence.ingest import Errand, ImportLimits
 from headstart.methods import METHODS
 from headstart.rows import RowsFile
@@ -55,22 +55,27 @@ def rows_of(datasets: Path, target: str, folder: Path) -> Path:
     """The rows file of a target, as an import would make it."""
     path = folder / f"{target}.parquet"
     if not path.exists():
-        limits = ImportLimits(
-            roots=(datasets,), allow_private=False, max_rows=1_000_000, max_bytes=1 << 30, lease_seconds=60
-        )
-        errand = Errand(
-            source=str(datasets / target),
-            params=TargetSpec(name=target).model_dump(),
-            limits=limits,
-            folder=folder,
-            progress=lambda *_: None,
-            store=None,  # type: ignore[arg-type]  # for uploads alone
-            import_id=0,
-        )
-        batch = read_target(errand)
+        batch = imported(datasets, target, folder)
         assert batch.rows is not None
         batch.rows.file.rename(path)
     return path
+
+
+def imported(datasets: Path, target: str, folder: Path) -> ImportBatch:
+    """A target and its rows as an import makes them, in that folder."""
+    limits = ImportLimits(
+        roots=(datasets,), allow_private=False, max_rows=1_000_000, max_bytes=1 << 30, lease_seconds=60
+    )
+    errand = Errand(
+        source=str(datasets / target),
+        params=TargetSpec(name=target).model_dump(),
+        limits=limits,
+        folder=folder,
+        progress=lambda *_: None,
+        store=None,  # type: ignore[arg-type]  # for uploads alone
+        import_id=0,
+    )
+    return read_target(errand)
 
 
 def workbench(checkpoint: Path, rows: Path, cache: Path) -> ChildWorkbench:

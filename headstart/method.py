@@ -42,23 +42,13 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Method:
-    """A way of scoring, with name and version. A score is only compared with scores of its own method.
-
-    The version is raised whenever the same input could give another value.
-    """
+class _Work:
+    """What a job can be asked for."""
 
     name: str
     version: str
-    subject: Literal["checkpoint x target"]
-    unit: str
-    range: tuple[float, float]  # lowest and highest value a score can have
-    higher_is_better: bool
     needs: tuple[str, ...]  # ingredients, dearest first
-    source: Source
-    summary: str  # one sentence for GET /methods
-    params: type[Params] = Params
-    run: Callable[[Workbench, Any], Measurement] | None = None  # None: scores are imported, not measured here
+    summary: str  # one sentence
 
     @property
     def needs_rows(self) -> bool:
@@ -72,25 +62,27 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Procedure:
+class Method(_Work):
+    """A way of scoring, with name and version. A score is only compared with scores of its own method.
+
+    The version is raised whenever the same input could give another value.
+    """
+
+    subject: Literal["checkpoint x target"]
+    unit: str
+    range: tuple[float, float]  # lowest and highest value a score can have
+    higher_is_better: bool
+    source: Source
+    params: type[Params] = Params
+    run: Callable[[Workbench, Any], Measurement] | None = None  # None: scores are imported, not measured here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Procedure(_Work):
     """Work that a job does beside scoring: it makes many scores, or something else. Its result is JSON.
 
     `headstart.procedures` lists them. GET /methods does not, and each has a request of its own.
     """
 
-    name: str
-    version: str
-    needs: tuple[str, ...]  # as a method's
-    summary: str  # one sentence
     params: type[Params]
     run: Callable[[Workbench, Any], dict[str, Any]]  # what lands in Job.result
-
-    @property
-    def needs_rows(self) -> bool:
-        """Whether its target has to have rows."""
-        return "labelled rows" in self.needs
-
-    @property
-    def queue(self) -> Literal["cpu", "gpu"]:
-        """Where its jobs wait, as a method's."""
-        return "gpu" if ON_GPU.intersection(self.needs) else "cpu"

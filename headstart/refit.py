@@ -10,6 +10,8 @@ from headstart.recommend.fit import fit, needs_others
 from headstart.recommend.posterior import FORMAT, to_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from headstart.recommend.evidence import FamilyEvidence
     from headstart.store import Store
 
@@ -43,10 +45,20 @@ def refit_stale(store: Store) -> int:
         if newest.get(name, (0, -1))[1] >= version:
             continue
         evidence = evidence_of(name)
-        others = [evidence_of(other) for other in names if other != name] if needs_others(evidence) else []
-        # a target added while they are read: a family must see the same ones as those it leans on
-        others = [other for other in others if np.array_equal(other.target_ids, evidence.target_ids)]
-        posterior = fit(evidence, others)
+        posterior = fit(evidence, others_of(evidence, names, evidence_of))
         store.save_posterior(name, evidence.evidence_version, FORMAT, to_bytes(posterior))
         fitted += 1
     return fitted
+
+
+def others_of(
+    evidence: FamilyEvidence, families: Iterable[str], read: Callable[[str], FamilyEvidence]
+) -> list[FamilyEvidence]:
+    """The evidence of the other families that this one's fit leans on; none where it needs none.
+
+    A target may be added while they are read: a family must see the same ones as those it leans on.
+    """
+    if not needs_others(evidence):
+        return []
+    found = [read(name) for name in families if name != evidence.family]
+    return [one for one in found if np.array_equal(one.target_ids, evidence.target_ids)]

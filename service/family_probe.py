@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from headstart.checkpoints.place import why_no_weights
 from headstart.entities import RecordedResponse, SubmissionStatus
 from headstart.errors import InvalidInput, Problem, TooLarge
+from headstart.store.paging import all_items
 from service import checkpoint_schemas as wire
 from service.job_schemas import Counts, JobRequest
 from service.jobs import Known, check
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from headstart.store import Store
 
 MOST_CHECKPOINTS = 20_000  # in one call
-PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +102,8 @@ def plan(store: Store, methods: Mapping[str, Method], name: str, wanted: wire.Fa
 
 
 def _checkpoints(store: Store, family: Family) -> list[Checkpoint]:
-    found: list[Checkpoint] = []
-    token: str | None = None
-    while True:
-        page = store.checkpoints(family=family.name, page_size=PAGE, page_token=token)
-        found += page.items
-        token = page.next_token
-        if token is None:
-            return sorted(found, key=lambda one: (not one.is_vanilla, one.id))
+    found = all_items(store.checkpoints, family=family.name)
+    return sorted(found, key=lambda one: (not one.is_vanilla, one.id))
 
 
 def _request(

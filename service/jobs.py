@@ -304,9 +304,14 @@ def _check_weights(request: JobRequest, method: Method, checkpoint_id: int, know
 
 
 def _check_webhook(request: JobRequest, known: Known) -> None:
-    from headstart.webhooks import check_webhook  # noqa: PLC0415 - httpx, for those alone who want one
+    check_webhook(request.webhook or "", signed=known.signed)
 
-    check_webhook(request.webhook or "", known.signed)
+
+def check_webhook(url: str, *, signed: bool) -> None:
+    """As `headstart.webhooks` checks it, imported with httpx by those alone who want one."""
+    from headstart import webhooks  # noqa: PLC0415
+
+    webhooks.check_webhook(url, signed)
 
 
 def _unknown(kind: str, name: str | int, names: Sequence[str] = ()) -> NotFound:

@@ -10,6 +10,7 @@ from headstart.entities import Checkpoint, Job, JobState
 from headstart.errors import Conflict, InvalidInput, Problem
 from headstart.methods import finetune
 from headstart.procedures.keep import KEEP, NAMES, KeepParams, is_plain_name
+from headstart.store.paging import all_items
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from headstart.store import Store
     from service.job_schemas import JobRequest
     from service.jobs import Known
-
-PAGE = 500
 
 
 def check_keep(request: JobRequest, known: Known) -> None:
@@ -71,13 +70,7 @@ def measured(draft: JobDraft) -> tuple[str, dict[str, Any]]:
 
 def _under_way(store: Store) -> Iterator[Job]:
     for state in (JobState.QUEUED, JobState.RUNNING):
-        token = None
-        while True:
-            page = store.jobs(state=state, method=KEEP.name, page_size=PAGE, page_token=token)
-            yield from page.items
-            token = page.next_token
-            if token is None:
-                break
+        yield from all_items(store.jobs, state=state, method=KEEP.name)
 
 
 def _asked(one: Job | JobDraft) -> tuple[Any, ...]:

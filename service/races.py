@@ -12,9 +12,10 @@ from headstart.checkpoints.place import why_no_weights
 from headstart.entities import JobDraft
 from headstart.errors import Conflict, HeadstartError, InvalidInput, NotFound, Problem
 from headstart.procedures import PROCEDURES
+from headstart.store.paging import all_items
 from service.board import ANY, Board
 from service.job_schemas import JobRequest
-from service.jobs import Known, SeveralUnknown, refusal, weighty_checkpoint
+from service.jobs import Known, SeveralUnknown, check_webhook, refusal, weighty_checkpoint
 from service.pricing import price_of, rates_of, together
 from service.race_schemas import CandidatePrice, RacePrice
 from service.validation import invalid
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 RACE = "race"  # the name of the procedure
-PAGE = 500
+SEEN = 500  # places of a board looked at in one go
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def plan(grounds: Grounds, target_id: int, wanted: RaceRequest, among: Filter = 
     vanilla = None if family is None else tried(lambda: _vanilla(grounds.store, family))
     tried(lambda: _params(wanted, ()))
     if wanted.webhook is not None:
-        tried(lambda: _check_webhook(str(wanted.webhook), grounds))
+        tried(lambda: check_webhook(str(wanted.webhook), signed=grounds.signed))
     named = [] if family is None else _named(grounds.store, family, wanted, wrong)
     if wrong or family is None or vanilla is None:
         raise refusal(wrong)
@@ -144,12 +145,6 @@ def _params(wanted: RaceRequest, candidates: tuple[int, ...]) -> dict[str, Any]:
         return params.model_validate(given).model_dump(mode="json")
     except ValidationError as error:
         raise invalid(error.errors(include_url=False), params) from None
-
-
-def _check_webhook(url: str, grounds: Grounds) -> None:
-    from headstart.webhooks import check_webhook  # noqa: PLC0415 - httpx, for those alone who want one
-
-    check_webhook(url, grounds.signed)
 
 
 def _check_rows(target: Target) -> None:
@@ -232,23 +227,17 @@ def _in_order(grounds: Grounds, family: Family, target: Target, among: Filter) -
     if ranked is not None:
         shared = ranked.board(None, target.train_size, target.classes)
         board = Board(ranked, shared.view, shared.standing)  # its own: this runs beside the event loop
-        seen, step = 0, PAGE
+        seen, step = 0, SEEN
         while len(rows := board.passing(among, seen + step)) > seen:
             for row in rows[seen:].tolist():
                 yield grounds.store.checkpoint(int(ranked.posterior.checkpoint_ids[row]))
             seen, step = len(rows), 4 * step
     ids = set() if ranked is None else set(ranked.posterior.checkpoint_ids.tolist())
-    yield from (one for one in _listed(grounds.store, family) if one.id not in ids and _passes(one, among))
-
-
-def _listed(store: Store, family: Family) -> Iterator[Checkpoint]:
-    token: str | None = None
-    while True:
-        page = store.checkpoints(family=family.name, page_size=PAGE, page_token=token)
-        yield from page.items
-        token = page.next_token
-        if token is None:
-            return
+    yield from (
+        one
+        for one in all_items(grounds.store.checkpoints, family=family.name)
+        if one.id not in ids and _passes(one, among)
+    )
 
 
 def _passes(checkpoint: Checkpoint, among: Filter) -> bool:

@@ -9,13 +9,14 @@ import numpy as np
 from headstart.errors import NotFound
 from headstart.failures import CheckpointNotFound
 from headstart.methods.finetune import METHOD as FINETUNE
-from headstart.recommend.fit import needs_others
+from headstart.methods.finetune import runs_of
+from headstart.refit import others_of
+from headstart.store.paging import all_items
 from headstart.store.scores import params_digest
 from headstart.workbench import Briefing, KnownRun
 
 if TYPE_CHECKING:
     from headstart.entities import Checkpoint, Job, Score
-    from headstart.recommend.evidence import FamilyEvidence
     from headstart.store import Store
 
 
@@ -53,30 +54,16 @@ def _known(store: Store, job: Job, candidates: tuple[Checkpoint, ...]) -> tuple[
     digest = params_digest(job.params.get("finetune", {}))
     found: dict[tuple[int, int], KnownRun] = {}
     for checkpoint in candidates:
-        for score in _finetunes(store, checkpoint.id, job.target_id):
+        scores = all_items(
+            store.scores, checkpoint_id=checkpoint.id, target_id=job.target_id, method=FINETUNE.name
+        )
+        for score in scores:
             same = score.params_digest == digest and score.method_version == FINETUNE.version
             run = known_run(score) if same else None
             # beside a score in force there may be one under quarantine, which counts for less
             if run is not None and (score.quarantine is None or (run.checkpoint_id, run.seed) not in found):
                 found[run.checkpoint_id, run.seed] = run
     return tuple(found.values())
-
-
-def _finetunes(store: Store, checkpoint_id: int, target_id: int) -> list[Score]:
-    found: list[Score] = []
-    token = None
-    while True:
-        page = store.scores(
-            checkpoint_id=checkpoint_id,
-            target_id=target_id,
-            method=FINETUNE.name,
-            page_size=500,
-            page_token=token,
-        )
-        found += page.items
-        token = page.next_token
-        if token is None:
-            return found
 
 
 def known_run(score: Score) -> KnownRun | None:
@@ -92,7 +79,7 @@ def known_run(score: Score) -> KnownRun | None:
         validation=told["validation"],
         curve=tuple(told["curve"]),
         collapsed=score.quarantine is not None or bool(told.get("collapsed")),
-        seconds=sum(one.get("train_seconds", 0.0) for one in told.get("runs", [told])),
+        seconds=sum(one.get("train_seconds", 0.0) for one in runs_of(told)),
     )
 
 
@@ -101,7 +88,7 @@ def _prior(store: Store, job: Job, candidates: tuple[Checkpoint, ...]) -> dict[s
     from headstart.race.prior import prior_of  # noqa: PLC0415 - for those jobs that need it
 
     evidence = store.evidence(job.params["family"])
-    others = _others(store, evidence) if needs_others(evidence) else []
+    others = others_of(evidence, [family.name for family in store.families()], store.evidence)
     if not any(np.any(one.target_ids[one.target] != job.target_id) for one in (evidence, *others)):
         return None
     targets = {target.id: target for target in store.all_targets()}
@@ -115,10 +102,3 @@ def _prior(store: Store, job: Job, candidates: tuple[Checkpoint, ...]) -> dict[s
         np.array([one.classes or np.nan for one in asked], dtype=float),
     )
     return prior.as_dict()
-
-
-def _others(store: Store, evidence: FamilyEvidence) -> list[FamilyEvidence]:
-    """The evidence of the other families, as `headstart.refit` takes it."""
-    names = [family.name for family in store.families() if family.name != evidence.family]
-    found = [store.evidence(name) for name in names]
-    return [one for one in found if np.array_equal(one.target_ids, evidence.target_ids)]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from headstart.entities import Checkpoint, Job, Target
+    from headstart.method import Method
     from headstart.settings import Settings
     from headstart.store import Store
 
@@ -182,9 +183,13 @@ class Runner:
             briefing=self._briefing(job),
         )
 
+    def _work(self, job: Job) -> Method | Procedure | None:
+        """What the job asks for; None where this worker does not know it."""
+        return known_work(self._options.methods).get(job.method)
+
     def _params(self, job: Job) -> dict[str, Any]:
         """The job's; a procedure's budget ends before the job would be timed out, and all be lost."""
-        asked = known_work(self._options.methods).get(job.method)
+        asked = self._work(job)
         if not isinstance(asked, Procedure) or "budget_seconds" not in job.params:
             return job.params
         longest, given = self._options.job_seconds, job.params["budget_seconds"]
@@ -193,7 +198,7 @@ class Runner:
 
     def _briefing(self, job: Job) -> Briefing:
         """What a procedure that chooses among candidates is told; making it takes a fit of the evidence."""
-        asked = known_work(self._options.methods).get(job.method)
+        asked = self._work(job)
         if not isinstance(asked, Procedure) or "candidates" not in job.params:
             return Briefing()
         with self._kept_alive(job):
@@ -222,7 +227,7 @@ class Runner:
 
         For others, what was known of them a minute ago will do.
         """
-        method = known_work(self._options.methods).get(job.method)
+        method = self._work(job)
         if method is not None and method.needs_rows:
             self._checkpoints.forget(job.checkpoint_id)
             self._targets.forget(job.target_id)

@@ -47,6 +47,8 @@ from headstart.metrics import METRICS, metric_error, metrics_for, predictions
 from headstart.workbench import Finetuned, FinetuneSpec, Precision, Tuning
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from headstart.workbench import Outputs, Workbench
 
 OTHER_SEED = 1_000_003  # added to the seed of a run that collapsed
@@ -179,6 +181,12 @@ def run(bench: Workbench, params: FinetuneParams) -> Measurement:
         quarantine="collapsed" if taken["collapsed"] else None,
         quarantine_note=_collapse(runs) if taken["collapsed"] else None,
     )
+
+
+def runs_of(details: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The runs that a finetune's details tell of: one, or two where the first collapsed."""
+    runs: list[Mapping[str, Any]] = details.get("runs", [details])
+    return runs
 
 
 def _collapse(runs: list[dict[str, Any]]) -> str:

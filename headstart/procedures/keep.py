@@ -58,7 +58,7 @@ def run(bench: Workbench, params: KeepParams) -> dict[str, Any]:
     Raises: NotApplicable where the finetune collapsed, and what a finetune or the disk raises.
     """
     found = finetune.run(bench, params.finetune)
-    seconds = sum(one["seconds"] for one in found.details.get("runs", [found.details]))
+    seconds = sum(one["seconds"] for one in finetune.runs_of(found.details))
     bench.keep_score(bench.checkpoint, finetune.METHOD, params.finetune, bench.seed, found, seconds)
     if found.quarantine is not None:
         raise NotApplicable(

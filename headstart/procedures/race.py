@@ -158,7 +158,7 @@ class Race:
 
     def _finish(self, checkpoint: Checkpoint, before: Run, found: Measurement) -> None:
         details = found.details
-        seconds = float(sum(one.get("seconds", 0.0) for one in details.get("runs", [details])))
+        seconds = float(sum(one.get("seconds", 0.0) for one in finetune.runs_of(details)))
         run = replace(
             before,
             curve=_curve(details["curve"]),

@@ -9,6 +9,7 @@ import numpy as np
 from headstart.race.belief import Belief, Chances, believe, chances
 from headstart.race.policy import pick
 from headstart.recommend.decide import Verdict
+from headstart.recommend.levels import NORMAL_QUANTILE_90
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from headstart.race.policy import Ended
     from headstart.race.runs import Run
 
-NORMAL_90 = 1.2815515655446004  # standard deviations either side that hold 80 %
 UNDECIDED = "undecided"
 DIGITS = 4
 
@@ -84,7 +84,7 @@ def _candidate(
     field: Field, belief: Belief, found: Chances, names: Mapping[int, str], place: int
 ) -> dict[str, Any]:
     gain = _gain(belief, place)
-    half = NORMAL_90 * float(belief.spread[place - 1]) if place else 0.0
+    half = NORMAL_QUANTILE_90 * float(belief.spread[place - 1]) if place else 0.0
     return {
         "id": field.ids[place],
         "name": names[field.ids[place]],
@@ -124,7 +124,7 @@ def _told(
 
 def _sentence(field: Field, belief: Belief, found: Chances, names: Mapping[int, str], chosen: int) -> str:
     if chosen:
-        gain, half = _gain(belief, chosen), NORMAL_90 * float(belief.spread[chosen - 1])
+        gain, half = _gain(belief, chosen), NORMAL_QUANTILE_90 * float(belief.spread[chosen - 1])
         return (
             f"Start from {names[field.ids[chosen]]}: on the validation rows it is expected to score "
             f"{gain:.1f} points above the vanilla (80 % interval {gain - half:.1f} to {gain + half:.1f}), "

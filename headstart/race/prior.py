@@ -37,9 +37,7 @@ UNKNOWN_NOISE = 1.0  # points, of one run: published vanillas have 0.7 on the me
 UNKNOWN_SHARE = 0.8  # of the binomial standard deviation: the median over published vanillas and targets
 LEAST_NOISE, LEAST_SHARE = 0.1, 0.3
 # Probes that read the train rows and no others.
-ON_TRAIN_ROWS = frozenset(
-    {"gbc", "hscore", "knn", "leep", "logme", "nce", "transrate"}
-)  # probes that read no others
+ON_TRAIN_ROWS = frozenset({"gbc", "hscore", "knn", "leep", "logme", "nce", "transrate"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

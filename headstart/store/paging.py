@@ -15,13 +15,14 @@ from headstart.entities import Page
 from headstart.errors import InvalidInput, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy import ColumnElement, Connection, Row, Select
 
 T = TypeVar("T")
 
 _LARGEST_ID = 2**63 - 1
+_ALL = 500  # rows of a page, where every page is read
 
 
 def read_page(
@@ -49,6 +50,17 @@ def read_page(
         items=tuple(build(row) for row in shown),
         next_token=encode_token(scope, shown[-1].id) if more else None,
     )
+
+
+def all_items(list_page: Callable[..., Page[T]], **filters: Any) -> Iterator[T]:
+    """All items of a list of the store, page by page: `all_items(store.checkpoints, family="bert")`."""
+    token = None
+    while True:
+        page = list_page(**filters, page_size=_ALL, page_token=token)
+        yield from page.items
+        token = page.next_token
+        if token is None:
+            return
 
 
 def encode_token(scope: tuple[object, ...], last_id: int) -> str:
