@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from headstart.entities import Checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -24,6 +24,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 Tuning = Literal["full", "bitfit", "lora", "head"]
 
+DEATHS = "deaths"  # file in a job's folder: a line for each process that died at the job on this machine
 LAST = "last"  # the last hidden layer
 MEAN = "mean"  # the average of all hidden layers, the embeddings left out
 
@@ -235,6 +236,36 @@ class Workbench(Protocol):
         its card tells. Returns its name, path and digest; the end of the job adds its id.
 
         Raises: what `finetune` raises, Interrupted (the disk does not take it).
+        """
+        ...
+
+    def mixed(self, members: Sequence[Checkpoint], weights: Sequence[float], vanilla: Checkpoint) -> Workbench:
+        """The same bench for the weighted mean of these bodies, which shares this one's end and its cancel.
+
+        The mixture lies in its `folder` until somebody removes it; asked again for the same, it is not made
+        anew. Its `features` are not kept for other jobs. See `keep_mixture` for what is mixed.
+
+        Raises: as `keep_mixture`.
+        """
+        ...
+
+    def keep_mixture(
+        self,
+        name: str,
+        members: Sequence[Checkpoint],
+        weights: Sequence[float],
+        vanilla: Checkpoint,
+        card: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Write a mixture as a checkpoint of the vanilla's family, to be registered when the job succeeds.
+
+        Each weight of its body is the weighted mean of the members'; configuration and tokenizer are the
+        vanilla's, and it has no head. The weights sum to 1; one below 0 or above 1 lies beyond the members.
+        `card`: "rule", "weights", "region", "target" and "left_out", which its card tells. Returns its name,
+        path and digest; the end of the job adds its id.
+
+        Raises: CheckpointNotFound, Refused (a broken file), NotApplicable (a member of another architecture,
+        shape or vocabulary), NonFinite, Interrupted (the disk does not take it).
         """
         ...
 

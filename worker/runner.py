@@ -22,7 +22,7 @@ from headstart.workbench import Briefing
 from worker.briefing import brief
 from worker.child import Order, known_work
 from worker.process import Child, Died
-from worker.scratch import folder_of
+from worker.scratch import folder_of, note_death
 from worker.target_rows import fetch_rows
 from worker.workbench import Premises
 
@@ -150,6 +150,7 @@ class Runner:
             self.close()
             if self._stop.is_set():  # whoever stops the worker may have stopped its child as well
                 return self._settle(attempt, self._store.release_job, "given back", log)
+            note_death(folder_of(self._options.scratch, job.id))
             return self._fail(attempt, Killed(str(died)), log)
         except JobFailure as failure:
             return self._fail(attempt, failure, log)

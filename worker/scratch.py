@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from headstart.errors import NotFound
+from headstart.workbench import DEATHS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +22,12 @@ SWEEP_SECONDS = 3600.0
 def folder_of(scratch: Path, job_id: int) -> Path:
     """The folder of a job."""
     return scratch / f"job-{job_id}"
+
+
+def note_death(folder: Path) -> None:
+    """Leave word to the next attempt that the child of this one died: of the work, as far as can be told."""
+    with suppress(OSError), (folder / DEATHS).open("a") as file:
+        file.write("died\n")
 
 
 def sweep(store: Store, scratch: Path, older_than: float = KEPT_SECONDS) -> int:

@@ -28,6 +28,7 @@ from pydantic import field_validator
 from headstart.failures import (
     CheckpointNotFound,
     JobFailure,
+    Killed,
     NonFinite,
     NotApplicable,
     OutOfMemory,
@@ -41,7 +42,7 @@ from headstart.race.outcome import outcome
 from headstart.race.policy import End, Ended, Step, first_runner, leading, next_step
 from headstart.race.prior import Prior, ignorant
 from headstart.race.runs import Run
-from headstart.workbench import KnownRun, Paused
+from headstart.workbench import DEATHS, KnownRun, Paused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,10 +51,11 @@ if TYPE_CHECKING:
     from headstart.method import Measurement
     from headstart.workbench import Workbench
 
-FORMAT = 1  # of the file; raised whenever what is in it changes
+FORMAT = 2  # of the file; raised whenever what is in it changes
 FILE = "race.json"
 # Of one candidate, which leaves the race. Any other failure is the job's.
 LEAVES = (CheckpointNotFound, NotApplicable, NonFinite, OutOfMemory, Refused)
+MOST_DEATHS = 2  # of the process, in runs of one candidate with one seed: then that run is left
 USUAL_SHARE = 0.4  # of finetuning everything, by which progress is told where there is no budget
 
 
@@ -97,12 +99,15 @@ class Race:
         self._names = {one.id: one.name for one in bench.briefing.candidates}
         self._spent, self._furthest = 0.0, 0.0
         self._stalled: set[tuple[int, int]] = set()
+        self._deaths: dict[tuple[int, int], int] = {}  # of the process, by the run it was at
         self._failures: list[dict[str, Any]] = []
+        self._died = _deaths(bench)
         self._field = self._load(_field(bench, params))
 
     def run(self) -> dict[str, Any]:
         """Until it ends."""
         self._drop_collapsed()
+        self._drop_deadly()
         while True:
             step = next_step(self._field)
             if isinstance(step, End):
@@ -127,6 +132,7 @@ class Race:
         evaluations = None if (checkpoint.id, step.seed) in self._stalled else step.evaluations
         bench = self._bench.on(checkpoint, seed=step.seed, evaluations=evaluations, seconds=self._left)
         saved = False
+        self._save(running=(checkpoint.id, step.seed))
         try:
             self._train(bench, checkpoint, step)
         finally:  # cancelled, or to be tried again
@@ -148,7 +154,7 @@ class Race:
                 self._stalled.add(key)
             self._field = self._field.with_run(run)
         except LEAVES as failure:
-            self._leave(checkpoint, step, before, failure)
+            self._leave(checkpoint, before, failure)
         else:
             self._finish(checkpoint, before, found)
 
@@ -184,9 +190,19 @@ class Race:
                     self._by_id[one], NotApplicable(sentence, "Lower the learning rate, or train longer.")
                 )
 
-    def _leave(self, checkpoint: Checkpoint, step: Step, before: Run, failure: JobFailure) -> None:
+    def _drop_deadly(self) -> None:
+        """A run that its process died of again and again, most often for memory, has failed."""
+        for (checkpoint_id, seed), deaths in self._deaths.items():
+            over = checkpoint_id not in self._by_id or self._is_over(self._by_id[checkpoint_id], seed)
+            if deaths >= MOST_DEATHS and not over:
+                name = self._names[checkpoint_id]
+                failure = Killed(f"The process that finetuned {name!r} died {deaths} times.")
+                checkpoint = self._by_id[checkpoint_id]
+                self._leave(checkpoint, self._run_of(checkpoint, seed), failure)
+
+    def _leave(self, checkpoint: Checkpoint, before: Run, failure: JobFailure) -> None:
         """A candidate that failed is out; one that another seed of has finished stays, without this one."""
-        if self._field.has_finished(step.place):
+        if self._field.has_finished(self._field.place(checkpoint.id)):
             self._field = self._field.with_run(replace(before, collapsed=True))
             self._note(checkpoint, failure)
         else:
@@ -248,8 +264,8 @@ class Race:
 
     # -- what the next attempt finds
 
-    def _save(self) -> bool:
-        """Whether the disk took it."""
+    def _save(self, running: tuple[int, int] | None = None) -> bool:
+        """Whether the disk took it. `running`: the run about to go on, should this process die of it."""
         told = {
             "format": FORMAT,
             "seconds": self._spent,
@@ -257,6 +273,9 @@ class Race:
             "runs": [one.to_json() for one in self._field.runs],
             "failed": sorted(self._field.failed),
             "failures": self._failures,
+            "deaths": [[*key, count] for key, count in self._deaths.items()],
+            "died": self._died,
+            "running": running,
         }
         path = self._bench.folder / FILE
         new = path.with_suffix(".new")
@@ -277,6 +296,10 @@ class Race:
         if told.get("format") != FORMAT:
             return field
         self._spent, self._failures = told["seconds"], told["failures"]
+        self._deaths = {(one, seed): count for one, seed, count in told["deaths"]}
+        if told["running"] is not None and self._died > told["died"]:
+            at = told["running"][0], told["running"][1]
+            self._deaths[at] = self._deaths.get(at, 0) + 1
         runs = tuple(Run.from_json(one) for one in told["runs"] if one["checkpoint_id"] in field.ids)
         return replace(
             field,
@@ -315,6 +338,14 @@ def _field(bench: Workbench, params: RaceParams) -> Field:
         epsilon=recipe.epsilon,
         validation_rows=None if not rows else min(int(rows), recipe.max_rows),
     )
+
+
+def _deaths(bench: Workbench) -> int:
+    """How often a process died at this job on this machine."""
+    try:
+        return len((bench.folder / DEATHS).read_text().splitlines())
+    except OSError:
+        return 0
 
 
 def _known(known: Sequence[KnownRun], ids: tuple[int, ...]) -> tuple[Run, ...]:

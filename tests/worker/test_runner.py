@@ -18,6 +18,7 @@ from headstart.entities import Job, JobDraft, JobState, Progress
 from headstart.errors import StoreUnavailable
 from headstart.failures import FAILURES
 from headstart.store import Store, upgrade_schema
+from headstart.workbench import DEATHS
 from tests.drill import METHOD, DrillParams
 from tests.one_pair import import_one_pair
 from worker.process import Died
@@ -324,7 +325,7 @@ def test_the_scratch_folder_is_kept_between_attempts_and_cleared_at_the_end(
     job = run_until_ended(store, runner, submit(store, end="kill", ends_well_at=2, leave_trace=True))
     assert job.state is JobState.SUCCEEDED
     score = store.score(job.score_id or 0)
-    assert score.provenance["found"] == ["attempt-1"]
+    assert set(score.provenance["found"]) == {"attempt-1", DEATHS}
     assert not os.path.exists(score.provenance["folder"])
 
 
