@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -36,6 +36,22 @@ class Family:
     checkpoints: int = 0  # how many, the vanilla included
 
 
+class Lineage(StrEnum):
+    """Whether a checkpoint descends from its family's vanilla, as its weights tell."""
+
+    VERIFIED = "verified"
+    CONTRADICTED = "contradicted"  # its scores are no evidence of the family
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineageVerdict:
+    """What was found of the descent of one checkpoint."""
+
+    checkpoint_id: int
+    lineage: Lineage
+    reason: str  # one sentence
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """A base model at a pinned revision. (family, name, revision) is unique."""
@@ -48,6 +64,9 @@ class Checkpoint:
     parameters: int | None
     license: str | None
     details: dict[str, Any] = field(default_factory=dict)  # what the source says beyond that
+    lineage: str | None = None  # a Lineage; None: nobody has looked, or a person took a verdict back
+    lineage_reason: str | None = None  # one sentence on what was seen
+    lineage_by: Literal["job", "person"] | None = None  # who said so; a job does not overrule a person
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

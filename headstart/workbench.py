@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float, Int
 
-    from headstart.entities import Target
+    from headstart.entities import Failure, Lineage, Target
     from headstart.method import Measurement, Method, Params
+    from headstart.regions.task_vector import TaskVector
 
 Role = Literal["train", "validation", "test"]
 Pooling = Literal["mean", "first", "last"]
@@ -156,6 +157,15 @@ class Briefing:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskVectorFound:
+    """What the weights of one checkpoint say, or why they could not be read: one of the two."""
+
+    checkpoint_id: int
+    vector: TaskVector | None
+    failure: Failure | None = None
+
+
 class Workbench(Protocol):
     """One run of one method on one checkpoint and target. It grows only for a new *kind* of ingredient."""
 
@@ -239,11 +249,30 @@ class Workbench(Protocol):
         """
         ...
 
-    def mixed(self, members: Sequence[Checkpoint], weights: Sequence[float], vanilla: Checkpoint) -> Workbench:
+    def task_vectors(
+        self, checkpoints: Sequence[Checkpoint], vanilla: Checkpoint
+    ) -> Iterator[TaskVectorFound]:
+        """What each checkpoint's weights are less the vanilla's, in their order, one read of each file.
+
+        What was read once on this machine is not read again. A checkpoint that cannot be read is told by its
+        failure, and the next one follows.
+
+        Raises: CheckpointNotFound, Refused, NotApplicable, NonFinite, Interrupted of the vanilla.
+        """
+        ...
+
+    def tell_lineage(self, checkpoint: Checkpoint, lineage: Lineage, reason: str) -> None:
+        """Say whether a checkpoint descends from its family's vanilla; stored when the job succeeds."""
+        ...
+
+    def mixed(
+        self, members: Sequence[Checkpoint], weights: Sequence[float], vanilla: Checkpoint
+    ) -> Workbench:
         """The same bench for the weighted mean of these bodies, which shares this one's end and its cancel.
 
         The mixture lies in its `folder` until somebody removes it; asked again for the same, it is not made
-        anew. Its `features` are not kept for other jobs. See `keep_mixture` for what is mixed.
+        anew. Its `features` are not kept for other jobs, and may be read until the next mixture is asked for.
+        See `keep_mixture` for what is mixed.
 
         Raises: as `keep_mixture`.
         """

@@ -22,6 +22,7 @@ from service.importing import EmbeddedWorker
 from service.metrics import Exposition, RequestMetrics
 from service.middleware import FrontDoor
 from service.race_schemas import RaceResult
+from service.region_schemas import RegionsResult
 from service.routes import (
     checkpoints,
     deliveries,
@@ -31,6 +32,7 @@ from service.routes import (
     jobs,
     methods,
     recommend,
+    regions,
     scores,
     targets,
 )
@@ -46,9 +48,11 @@ DESCRIPTION = (
     "Which base model should I start my finetune from? Answers at once from stored scores, with an interval "
     "and a probability. Errors are RFC 9457 problems whose detail says what to do."
 )
-# In the order they are tried: the hot one first; recommend before families, whose path takes any slash.
+# In the order they are tried: the hot one first; recommend and regions before families, whose path takes any
+# slash.
 ROUTERS = (
     recommend.router,
+    regions.router,
     families.router,
     checkpoints.router,
     targets.router,
@@ -128,6 +132,7 @@ def _complete_openapi(app: FastAPI) -> None:
                 [
                     (schemas.Problem, "serialization"),
                     (RaceResult, "serialization"),
+                    (RegionsResult, "serialization"),
                     (schemas.ImportRequest, "validation"),
                 ],
                 ref_template="#/components/schemas/{model}",

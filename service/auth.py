@@ -54,7 +54,9 @@ def scope_needed(method: str, path: str) -> str:
     if method in READING or (method == "POST" and path == "/recommend"):
         return "read"
     # Beginnings of paths, so that what a route matches is never more than what is guarded here.
-    if path.startswith("/scores/") or (path.startswith("/deliveries/") and method == "POST"):
+    if path.startswith(("/scores/", "/checkpoints/")) or (
+        path.startswith("/deliveries/") and method == "POST"
+    ):
         return "admin"
     return "run"
 

@@ -18,6 +18,7 @@ from service import (
     keys_cli,
     probe_cli,
     race_cli,
+    regions_cli,
     tables,
     targets_cli,
 )
@@ -64,6 +65,9 @@ app.add_typer(checkpoints_cli.app, name="checkpoints")
 app.add_typer(targets_cli.app, name="targets")
 app.command("probe")(probe_cli.probe)
 app.command("race")(race_cli.race)
+app.command("regions")(regions_cli.regions)
+app.command("centroid")(regions_cli.centroid)
+app.command("region-study")(regions_cli.region_study)
 app.command("backtest")(backtest_cli.backtest)
 app.add_typer(jobs_cli.app, name="jobs")
 app.add_typer(keys_cli.app, name="keys")

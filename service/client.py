@@ -47,6 +47,13 @@ class Client:
 
     def request(self, method: str, path: str, **arguments: Any) -> Any:
         """Send a request and return the JSON of its answer."""
+        return self._json(self._sent(method, path, **arguments))
+
+    def read(self, path: str) -> bytes:
+        """The bytes of an answer that is no JSON."""
+        return self._sent("GET", path).content
+
+    def _sent(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
             response = self._http.request(method, path, **arguments)
         except httpx.UnsupportedProtocol:
@@ -60,7 +67,7 @@ class Client:
                 f"The service at {self._url} broke off the request ({type(error).__name__}). Try again."
             ) from None
         if response.is_success:
-            return self._json(response)
+            return response
         raise Refused(_sentence(response))
 
     def streamed(self, path: str, headers: Mapping[str, str]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from headstart.checkpoints.place import why_no_weights
-from headstart.entities import RecordedResponse, SubmissionStatus
+from headstart.entities import Lineage, RecordedResponse, SubmissionStatus
 from headstart.errors import InvalidInput, Problem, TooLarge
 from headstart.store.paging import all_items
 from service import checkpoint_schemas as wire
@@ -88,22 +88,30 @@ def plan(store: Store, methods: Mapping[str, Method], name: str, wanted: wire.Fa
         )
     by_name = isinstance(wanted.target, str)
     target = store.target_named(str(wanted.target)) if by_name else store.target(int(wanted.target))
-    found = _checkpoints(store, family)
-    skipped = tuple((one, why) for one in found if (why := why_no_weights(one)) is not None)
-    left_out = {one.id for one, _ in skipped}
-    names = Counter(one.name for one in found)
-    requests = tuple(
-        _request(wanted, one, target, unique=names[one.name] == 1) for one in found if one.id not in left_out
+    measurable, skipped = with_weights(store, family.name)
+    found = [one for one in measurable if one.lineage != Lineage.CONTRADICTED]
+    skipped += tuple(
+        (one, f"It is not of the family. {one.lineage_reason}")
+        for one in measurable
+        if one.lineage == Lineage.CONTRADICTED
     )
+    everyone = (*found, *(one for one, _ in skipped))
+    names = Counter(one.name for one in everyone)
+    requests = tuple(_request(wanted, one, target, unique=names[one.name] == 1) for one in found)
     if requests:
         check(requests[0], Known.of(store, methods, requests[:1], signed=False))
-    vanilla = next((one for one in found if one.is_vanilla), None)
+    vanilla = next((one for one in everyone if one.is_vanilla), None)
     return Plan(family, target, wanted.method, requests, skipped, vanilla)
 
 
-def _checkpoints(store: Store, family: Family) -> list[Checkpoint]:
-    found = all_items(store.checkpoints, family=family.name)
-    return sorted(found, key=lambda one: (not one.is_vanilla, one.id))
+def with_weights(
+    store: Store, family: str
+) -> tuple[tuple[Checkpoint, ...], tuple[tuple[Checkpoint, str], ...]]:
+    """The checkpoints of a family whose weights may be had, the vanilla first; and the others, with why."""
+    listed = sorted(all_items(store.checkpoints, family=family), key=lambda one: (not one.is_vanilla, one.id))
+    asked = [(one, why_no_weights(one)) for one in listed]
+    found = tuple(one for one, why in asked if why is None)
+    return found, tuple((one, why) for one, why in asked if why is not None)
 
 
 def _request(

@@ -152,7 +152,7 @@ class Job(_Out):
     )
     score_id: int | None = Field(description="The score it made.")
     result: dict[str, Any] | None = Field(
-        description="What it made beside a score; of a race that has ended, a RaceResult."
+        description="What it made beside a score; of a race a RaceResult, of regions a RegionsResult."
     )
     seconds: float | None = Field(description="How long the newest ended attempt ran.")
     request_id: str = Field(description="Of the request that submitted it; finds both in the logs.")

@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from service.advice_tables import duration
 from service.race_tables import show_race
+from service.region_tables import show_centroid, show_regions, show_study
 from service.tables import say, show, show_scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+SHOWN: dict[str, Callable[[dict[str, Any]], None]] = {  # how the result of a procedure is shown
+    "race": show_race,
+    "regions": show_regions,
+    "centroid": show_centroid,
+    "region_study": show_study,
+}
 RIGHT = ("id", "done", "attempt", "priority", "seed")
 
 
@@ -37,9 +44,10 @@ def show_jobs(page: dict[str, Any]) -> None:
 
 
 def show_job(job: dict[str, Any], score_of: Callable[[int], dict[str, Any]]) -> None:
-    """One job field by field, and its score, or what came of a race."""
+    """One job field by field, and its score, or what came of a procedure."""
     progress, failure = job["progress"], job["failure"]
-    raced = job["method"] == "race" and job["result"] is not None
+    show_result = SHOWN.get(job["method"])
+    told = show_result is not None and job["result"] is not None
     said = (progress["stage"], progress["message"], time_left(progress["seconds_left"]))
     fields = {
         "state": stopping(job),
@@ -53,7 +61,7 @@ def show_job(job: dict[str, Any], score_of: Callable[[int], dict[str, Any]]) -> 
         "queue": f"{job['queue']}, priority {job['priority']}",
         "attempt": f"{job['attempt']} of {job['last_attempt']}",
         "failure": f"{failure['name']}: {failure['sentence']} {failure['remedy']}" if failure else None,
-        "result": json.dumps(job["result"]) if job["result"] and not raced else None,
+        "result": json.dumps(job["result"]) if job["result"] and not told else None,
         "seconds": None if job["seconds"] is None else f"{job['seconds']:.1f}",
         "request id": job["request_id"],
         "submitted": job["created_at"],
@@ -64,8 +72,8 @@ def show_job(job: dict[str, Any], score_of: Callable[[int], dict[str, Any]]) -> 
     show(f"Job {job['id']}", ("", ""), rows)
     if job["score_id"] is not None:
         show_scores({"items": [score_of(job["score_id"])]})
-    if raced:
-        show_race(job["result"])
+    if show_result is not None and told:
+        show_result(job["result"])
 
 
 def show_submission(answer: dict[str, Any]) -> None:

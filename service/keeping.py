@@ -9,6 +9,7 @@ from headstart.checkpoints.lineage import same_name
 from headstart.entities import Checkpoint, Job, JobState
 from headstart.errors import Conflict, InvalidInput, Problem
 from headstart.methods import finetune
+from headstart.procedures.centroid import CENTROID
 from headstart.procedures.keep import KEEP, NAMES, KeepParams, is_plain_name
 from headstart.store.paging import all_items
 
@@ -53,7 +54,7 @@ def to_keep(draft: JobDraft, request: JobRequest, known: Known) -> JobDraft:
     )
     if KEEP.name not in known.searched:
         known.searched.add(KEEP.name)
-        known.keeping.update((str(one.params.get("name")), one) for one in _under_way(known.store))
+        known.keeping.update((str(one.params.get("name")), one) for one in under_way(known.store))
     other = known.keeping.setdefault(name, kept)
     if _asked(other) != _asked(kept):
         who = f"job {other.id}" if isinstance(other, Job) else "another job of this request"
@@ -68,9 +69,11 @@ def measured(draft: JobDraft) -> tuple[str, dict[str, Any]]:
     return draft.method, draft.params
 
 
-def _under_way(store: Store) -> Iterator[Job]:
+def under_way(store: Store) -> Iterator[Job]:
+    """Jobs that wait or run and are to keep a checkpoint, of the `name` in their params."""
     for state in (JobState.QUEUED, JobState.RUNNING):
-        yield from all_items(store.jobs, state=state, method=KEEP.name)
+        for method in (KEEP.name, CENTROID.name):
+            yield from all_items(store.jobs, state=state, method=method)
 
 
 def _asked(one: Job | JobDraft) -> tuple[Any, ...]:

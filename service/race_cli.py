@@ -86,7 +86,7 @@ def race(
             return
         if not as_json:
             _say_submitted(answer)
-        job = _finished(client, answer["job"]["id"], quiet=as_json)
+        job = finished(client, answer["job"]["id"], "The race", quiet=as_json)
         advice, counted = _advice(client, family, target_id, job["result"])
     if as_json:
         print_json({"job": job, "advice": advice})
@@ -138,8 +138,8 @@ def _say_submitted(answer: dict[str, Any]) -> None:
         tables.say(f"{said} already, and {job_tables.has_state(job['state'])}.")
 
 
-def _finished(client: Client, job_id: int, *, quiet: bool) -> dict[str, Any]:
-    """The job when it has succeeded; Refused where it has not."""
+def finished(client: Client, job_id: int, what: str, *, quiet: bool) -> dict[str, Any]:
+    """The job when it has succeeded; Refused, naming `what` it was, where it has not."""
     with bars(quiet=quiet) as shown:
         bar = shown.add_task("waiting", total=1.0)
         if not quiet:
@@ -155,7 +155,7 @@ def _finished(client: Client, job_id: int, *, quiet: bool) -> dict[str, Any]:
         return job
     failure = job["failure"]
     why = f": {failure['sentence']} {failure['remedy']}" if failure and job["state"] == "failed" else "."
-    raise Refused(f"The race, job {job_id}, {job_tables.has_state(job['state'])}{why}")
+    raise Refused(f"{what}, job {job_id}, {job_tables.has_state(job['state'])}{why}")
 
 
 def _advice(

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from headstart.checkpoints.place import why_no_weights
-from headstart.entities import JobDraft
+from headstart.entities import JobDraft, Lineage
 from headstart.errors import Conflict, HeadstartError, InvalidInput, NotFound, Problem
 from headstart.procedures import PROCEDURES
 from headstart.store.paging import all_items
+from service.asked import at, conflict, named
 from service.board import ANY, Board
-from service.job_schemas import JobRequest
-from service.jobs import Known, SeveralUnknown, check_webhook, refusal, weighty_checkpoint
+from service.jobs import check_webhook, refusal
 from service.pricing import price_of, rates_of, together
 from service.race_schemas import CandidatePrice, RacePrice
 from service.validation import invalid
@@ -74,10 +74,10 @@ def plan(grounds: Grounds, target_id: int, wanted: RaceRequest, among: Filter = 
     tried(lambda: _params(wanted, ()))
     if wanted.webhook is not None:
         tried(lambda: check_webhook(str(wanted.webhook), signed=grounds.signed))
-    named = [] if family is None else _named(grounds.store, family, wanted, wrong)
+    chosen = [] if family is None else named(grounds.store, family, wanted.candidates, "candidates", wrong)
     if wrong or family is None or vanilla is None:
         raise refusal(wrong)
-    others = named or _ranked(grounds, family, target, wanted.most_candidates, among)
+    others = chosen or _ranked(grounds, family, target, wanted.most_candidates, among)
     candidates = tuple({one.id: one for one in (vanilla, *others)}.values())
     if len(candidates) == 1:
         raise _nobody(family, wanted, among)
@@ -149,7 +149,7 @@ def _params(wanted: RaceRequest, candidates: tuple[int, ...]) -> dict[str, Any]:
 
 def _check_rows(target: Target) -> None:
     if target.fingerprint is None:
-        raise _conflict(
+        raise conflict(
             "target",
             f"The store holds no rows of {target.name!r}, and a race finetunes on them. Add them by "
             "POST /targets under this name, or headstart targets add.",
@@ -160,13 +160,13 @@ def _family(store: Store, name: str) -> Family:
     try:
         return store.family(name)
     except NotFound as error:
-        raise _at(error, "family") from None
+        raise at(error, "family") from None
 
 
 def _vanilla(store: Store, family: Family) -> Checkpoint:
     """The family's vanilla, which every gain is over."""
     if family.vanilla_id is None:
-        raise _conflict(
+        raise conflict(
             "family",
             f"The family {family.name!r} has no vanilla yet, and gains are over it: register it by POST "
             "/checkpoints with is_vanilla.",
@@ -174,37 +174,12 @@ def _vanilla(store: Store, family: Family) -> Checkpoint:
     vanilla = store.checkpoint(family.vanilla_id)
     why = why_no_weights(vanilla)
     if why is not None:
-        raise _conflict(
+        raise conflict(
             "family",
             f"The vanilla of {family.name!r} has to run first. {why} Register its weights by POST "
             "/checkpoints.",
         )
     return vanilla
-
-
-def _named(
-    store: Store, family: Family, wanted: RaceRequest, wrong: list[tuple[str, HeadstartError]]
-) -> list[Checkpoint]:
-    """The candidates that the request names; what is wrong with them is added to `wrong`."""
-    names = {one for one in wanted.candidates if isinstance(one, str)}
-    known = Known(store, {}, store.checkpoints_named(names) if names else {}, {}, signed=False)
-    found = []
-    for at, name in enumerate(wanted.candidates):
-        try:
-            found.append(_candidate(name, family, known))
-        except (InvalidInput, NotFound, Conflict) as error:
-            wrong.append(("", _at(error, f"candidates.{at}")))
-    return found
-
-
-def _candidate(name: int | str, family: Family, known: Known) -> Checkpoint:
-    asked = JobRequest.model_construct(method="finetune", checkpoint=name, family=family.name, target=0)
-    found = weighty_checkpoint(asked, known)
-    if found.family != family.name:
-        raise InvalidInput(
-            f"Checkpoint {found.name!r} is not of the family {family.name!r}, but of {found.family!r}."
-        )
-    return found
 
 
 def _ranked(grounds: Grounds, family: Family, target: Target, most: int, among: Filter) -> list[Checkpoint]:
@@ -215,7 +190,8 @@ def _ranked(grounds: Grounds, family: Family, target: Target, most: int, among: 
     """
     found: dict[int, Checkpoint] = {}
     for one in _in_order(grounds, family, target, among):
-        if one.id != family.vanilla_id and why_no_weights(one) is None:
+        is_ours = one.id != family.vanilla_id and one.lineage != Lineage.CONTRADICTED
+        if is_ours and why_no_weights(one) is None:
             found.setdefault(one.id, one)
         if len(found) == most:
             break
@@ -254,24 +230,13 @@ def _nobody(family: Family, wanted: RaceRequest, among: Filter) -> HeadstartErro
         message = f"They name the vanilla of {family.name!r} alone. Name checkpoints to race against it."
         return InvalidInput(f"candidates: {message}", [Problem("candidates", message)])
     if among != ANY:
-        return _conflict(
+        return conflict(
             "family",
             f"No checkpoint of {family.name!r} but its vanilla both passes the filters and can be run. Ask "
             "with fewer filters.",
         )
-    return _conflict(
+    return conflict(
         "family",
         f"The family {family.name!r} has no checkpoint but its vanilla whose weights can be had: register "
         "one by POST /checkpoints, or headstart checkpoints add.",
     )
-
-
-def _conflict(field: str, message: str) -> Conflict:
-    return Conflict(f"{field}: {message}", [Problem(field, message)])
-
-
-def _at(error: HeadstartError, field: str) -> HeadstartError:
-    """The same error, at a field of this request."""
-    message = error.problems[0].message if error.problems else error.message
-    said, problems = f"{field}: {message}", [Problem(field, message)]
-    return SeveralUnknown(said, problems) if isinstance(error, NotFound) else type(error)(said, problems)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.json_schema import SkipJsonSchema
 
-from headstart.entities import ImportState
+from headstart.entities import ImportState, Lineage
 
 T = TypeVar("T")
 
@@ -95,6 +95,32 @@ class Checkpoint(_Out):
     parameters: int | None
     license: str | None
     details: dict[str, Any] = Field(description="What the source says beyond that.")
+    lineage: Lineage | None = Field(
+        description="Whether its weights descend from the family's vanilla; null: nobody has looked. Scores "
+        "of one that is contradicted are no evidence."
+    )
+    lineage_reason: str | None = Field(description="One sentence on what was seen.")
+    lineage_by: Literal["job", "person"] | None = Field(description="Who said so.")
+
+
+class LineageChange(_In):
+    """Say whether a checkpoint descends from its family's vanilla, whatever jobs find."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"lineage": "contradicted", "note": "Finetuned from another pretraining of this size."},
+                {"lineage": None, "note": "Its training log names the vanilla."},
+            ]
+        }
+    )
+
+    lineage: Lineage | None = Field(
+        description="contradicted: its scores leave the evidence; verified or null take them back."
+    )
+    note: Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=CLEAN)] = Field(
+        description="One sentence on what was seen; it stands beside the lineage."
+    )
 
 
 class CheckpointPage(Page[Checkpoint]):

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headstart.entities import Checkpoint, Target
-from headstart.failures import NotApplicable
-from headstart.workbench import Briefing
+from headstart.failures import JobFailure, NotApplicable
+from headstart.workbench import Briefing, TaskVectorFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from headstart.entities import Lineage
     from headstart.method import Measurement, Method, Params
+    from headstart.regions.task_vector import TaskVector
     from headstart.workbench import FeatureSpec, Finetuned, FinetuneSpec, Judge, Role
 
 CHECKPOINT = Checkpoint(
@@ -73,6 +75,8 @@ class FakeBench:
     specs: list[FeatureSpec] = field(default_factory=list)
     briefing: Briefing = field(default_factory=Briefing)
     kept: list[tuple[Checkpoint, Method, Params, int, Measurement, float]] = field(default_factory=list)
+    vectors: dict[int, TaskVector | JobFailure] = field(default_factory=dict)  # by checkpoint
+    lineages: dict[int, tuple[Lineage, str]] = field(default_factory=dict)  # as told, by checkpoint
 
     def report(
         self, fraction: float, stage: str, message: str = "", seconds_left: float | None = None
@@ -112,6 +116,34 @@ class FakeBench:
         self, spec: FinetuneSpec, judge: Judge, name: str, card: dict[str, Any]
     ) -> dict[str, Any]:
         raise NotApplicable("This bench has no checkpoint to train.")
+
+    def task_vectors(
+        self, checkpoints: Sequence[Checkpoint], vanilla: Checkpoint
+    ) -> Iterator[TaskVectorFound]:
+        for one in checkpoints:
+            found = self.vectors[one.id]
+            if isinstance(found, JobFailure):
+                yield TaskVectorFound(checkpoint_id=one.id, vector=None, failure=found.failure())
+            else:
+                yield TaskVectorFound(checkpoint_id=one.id, vector=found)
+
+    def tell_lineage(self, checkpoint: Checkpoint, lineage: Lineage, reason: str) -> None:
+        self.lineages[checkpoint.id] = (lineage, reason)
+
+    def mixed(
+        self, members: Sequence[Checkpoint], weights: Sequence[float], vanilla: Checkpoint
+    ) -> FakeBench:
+        raise NotApplicable("This bench has no checkpoints to mix.")
+
+    def keep_mixture(
+        self,
+        name: str,
+        members: Sequence[Checkpoint],
+        weights: Sequence[float],
+        vanilla: Checkpoint,
+        card: dict[str, Any],
+    ) -> dict[str, Any]:
+        raise NotApplicable("This bench has no checkpoints to mix.")
 
 
 def fake_bench(

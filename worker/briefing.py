@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 def brief(store: Store, job: Job) -> Briefing:
     """The briefing of a job whose params name a `family` and `candidates`, the vanilla first.
 
+    One that finetunes nothing (it has no `finetune` among its params) is told the candidates alone.
+
     Raises: CheckpointNotFound (the vanilla has gone), StoreUnavailable.
     """
     candidates = _candidates(store, job.params["candidates"])
+    if "finetune" not in job.params:
+        return Briefing(candidates=candidates)
     return Briefing(
         candidates=candidates,
         known=_known(store, job, candidates),

@@ -53,7 +53,7 @@ def build(config: PretrainedConfig, weights: Weights, dtype: torch.dtype, *, wit
     Raises: Refused (configuration and weights disagree), NotApplicable (no text model), OutOfMemory.
     """
     no_head = _why_no_head(config) if with_head else "not asked for"
-    kind = _model_class(config, classifier=no_head is None)
+    kind = model_class(config, classifier=no_head is None)
     _check_layout(kind, config, weights)
     model, found = _fill(kind, config, weights, dtype)
     if no_head is None:
@@ -80,7 +80,7 @@ def build_whole(
 
     Raises as `build`, whose checks of the body have been made.
     """
-    model, _ = _fill(_model_class(config, classifier=False), config, weights, dtype)
+    model, _ = _fill(model_class(config, classifier=False), config, weights, dtype)
     return model, _encoder_of(model)
 
 
@@ -116,7 +116,7 @@ def _why_no_head(config: PretrainedConfig) -> str | None:
     return None
 
 
-def _model_class(config: PretrainedConfig, *, classifier: bool) -> type[PreTrainedModel]:
+def model_class(config: PretrainedConfig, *, classifier: bool) -> type[PreTrainedModel]:
     """The class of transformers to build: looked up by the configuration's type, never by a name in it."""
     kind = type(config)
     if not any(kind in mapping for mapping in _TEXT) or kind not in auto.MODEL_MAPPING:

@@ -173,7 +173,8 @@ def _run(order: Order, work: Work, link: _Link, premises: Premises) -> dict[str,
 
 
 def _done(order: Order, work: Work, link: _Link, premises: Premises) -> dict[str, Any]:
-    """{"measurement": ...} of a method; of a procedure {"result": ..., "registers": a checkpoint or null}."""
+    """{"measurement": ...} of a method; of a procedure {"result": ..., "registers": a checkpoint or null,
+    "lineages": [...]}."""
     asked = work.get(order.method)
     if asked is None or asked.run is None:
         raise MethodUnknown(f"This worker cannot measure by {order.method!r}.")
@@ -188,7 +189,11 @@ def _done(order: Order, work: Work, link: _Link, premises: Premises) -> dict[str
             bench.again = True
             bench.tell_kept()
             result = finite(asked.run(bench, params))
-            return {"result": result, "registers": None if bench.made is None else asdict(bench.made)}
+            return {
+                "result": result,
+                "registers": None if bench.made is None else asdict(bench.made),
+                "lineages": [asdict(one) for one in bench.lineages],
+            }
         return {"measurement": asdict(checked(asked.run(bench, params), asked))}
 
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 DIGITS = 12  # of the digest in a folder's name
 LEFT_SECONDS = 24 * 3600.0  # after which a folder that is still being written never will be
+FINETUNED = "finetuned checkpoint, whose score is stored,"
 _MAKING = ".making-"  # begins the name of a folder that is being written
 
 
@@ -78,15 +79,16 @@ def keep(
 
 
 def publish(
-    root: Path, slug: str, write: Callable[[Path], None], report: Callable[[], None]
+    root: Path, slug: str, write: Callable[[Path], None], report: Callable[[], None], what: str = FINETUNED
 ) -> CheckpointFiles:
     """Let `write` fill a folder, and give it its name under the root when it is whole: SLUG-DIGEST.
 
-    The same files again find their folder there. `report` is called last before the name is given.
+    The same files again find their folder there. `report` is called last before the name is given. `what` is
+    written, where a sentence says that it could not be.
 
     Raises: Interrupted (the disk does not take it), and what the two raise.
     """
-    with _told(root):
+    with _told(root, what):
         root.mkdir(parents=True, exist_ok=True)
         _sweep(root)
         making = root / f"{_MAKING}{secrets.token_hex(8)}"
@@ -202,12 +204,12 @@ def _sweep(root: Path) -> None:
 
 
 @contextmanager
-def _told(root: Path) -> Iterator[None]:
+def _told(root: Path, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
         said = getattr(error, "strerror", None) or str(error).splitlines()[0][:300]
         raise Interrupted(
-            f"The finetuned checkpoint could not be written to {root}: {said}. Its score is stored.",
+            f"The {what} could not be written to {root}: {said}.",
             "Make room there or let the worker write there (HEADSTART_KEPT), then POST /jobs/{id}/retry.",
         ) from error

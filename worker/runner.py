@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from headstart.entities import CheckpointDraft, Heartbeat, JobDraft, Progress
+from headstart.entities import CheckpointDraft, Heartbeat, JobDraft, LineageVerdict, Progress
 from headstart.errors import StoreUnavailable
 from headstart.failures import FAILURES, Interrupted, JobFailure, Killed, TimedOut, Unexpected
 from headstart.method import Measurement, Procedure
@@ -314,10 +314,17 @@ class Runner:
             return self._settle(attempt, finish, "succeeded", log, last=True)
         if "result" in outcome:
             made = outcome["registers"] and CheckpointDraft(**outcome["registers"])
+            lineages = [LineageVerdict(**one) for one in outcome["lineages"]]
 
             def end(job_id: int, number: int) -> bool:
                 return self._store.finish_job(
-                    job_id, number, None, seconds=seconds, result=outcome["result"], registers=made
+                    job_id,
+                    number,
+                    None,
+                    seconds=seconds,
+                    result=outcome["result"],
+                    registers=made,
+                    lineages=lineages,
                 )
 
             return self._settle(attempt, end, "succeeded", log, last=True)

@@ -11,26 +11,41 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.entities import JobDraft, Progress
-from headstart.failures import Interrupted, MethodUnknown, TargetNotFound
-from headstart.workbench import Briefing, Cancelled, Paused
+from headstart.entities import JobDraft, LineageVerdict, Progress
+from headstart.failures import (
+    CheckpointNotFound,
+    Interrupted,
+    MethodUnknown,
+    NonFinite,
+    NotApplicable,
+    OutOfMemory,
+    Refused,
+    TargetNotFound,
+)
+from headstart.workbench import Briefing, Cancelled, Paused, TaskVectorFound
 from worker.measured import checked
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
-    from headstart.entities import Checkpoint, CheckpointDraft, Target
+    from headstart.entities import Checkpoint, CheckpointDraft, Lineage, Target
     from headstart.method import Measurement, Method, Params
     from headstart.rows import RowsFile
     from headstart.settings import Settings
     from headstart.workbench import Features, FeatureSpec, Finetuned, FinetuneSpec, Judge
     from worker.cache import Cache
     from worker.checkpoints import CheckpointFiles
+    from worker.mixtures import Mixture
     from worker.tuned import Inputs
 
+# Of one checkpoint of several: the others go on. What is not there now (Interrupted) may be the next time.
+UNREADABLE = (CheckpointNotFound, Interrupted, NonFinite, NotApplicable, OutOfMemory, Refused)
 KEPT = "score-"  # begins the name of a file with a score
+MIXED = "mixed-"  # begins the name of a folder with a mixture
+MIXED_BYTES = 2 << 30  # of tokens and features that mixtures leave for the next ones of a job
 FEATURES_SHARE = 0.8  # of a job, until it has its features
+VECTORS_SHARE = 0.9  # until it has its task vectors
 REPORT_SECONDS = 0.2  # between two reports that travel; those between are dropped
 
 
@@ -85,13 +100,16 @@ class ChildWorkbench:
     briefing: Briefing = field(default_factory=Briefing)
     share: _Share | None = None
     again: bool = False  # a training that has ended may be asked for again: its state is written then
+    mixture: CheckpointFiles | None = None  # of a bench made by `mixed`
     made: CheckpointDraft | None = field(default=None, init=False)  # to be registered
+    lineages: list[LineageVerdict] = field(default_factory=list, init=False)  # to be stored
     _next: float = field(default=0.0, init=False)
     _furthest: float = field(default=0.0, init=False)
     _said: str = field(default="", init=False)
     _left: float | None = field(default=None, init=False)
     _trained: float = field(default=0.0, init=False)  # seconds, of the trainings that have ended here
     _opened: ExitStack = field(default_factory=ExitStack, init=False)
+    _mixed: ChildWorkbench | None = field(default=None, init=False)  # the newest
 
     def report(
         self, fraction: float, stage: str, message: str = "", seconds_left: float | None = None
@@ -214,6 +232,81 @@ class ChildWorkbench:
         (self if self.share is None else self.share.of).made = made
         return {"name": made.name, "path": made.details["path"], "digest": made.revision}
 
+    def task_vectors(
+        self, checkpoints: Sequence[Checkpoint], vanilla: Checkpoint
+    ) -> Iterator[TaskVectorFound]:
+        """See Workbench.task_vectors."""
+        self._need_torch("task vectors need")
+        from worker.pieces import Body  # noqa: PLC0415 - see above
+        from worker.task_vectors import task_vector  # noqa: PLC0415
+
+        base = self._files(vanilla)
+        Body(base)  # what is wrong with the vanilla is the job's failure, not that of every checkpoint
+        for place, one in enumerate(checkpoints):
+
+            def report(share: float, stage: str, _: str, at: int = place, name: str = one.name) -> None:
+                fraction = VECTORS_SHARE * (at + share) / len(checkpoints)
+                self.report(fraction, stage, f"{name}, {at + 1} of {len(checkpoints)}")
+
+            try:
+                vector = task_vector(self._files(one), base, report=report, cache=self._cache())
+            except UNREADABLE as failure:
+                yield TaskVectorFound(checkpoint_id=one.id, vector=None, failure=failure.failure())
+            else:
+                yield TaskVectorFound(checkpoint_id=one.id, vector=vector)
+
+    def tell_lineage(self, checkpoint: Checkpoint, lineage: Lineage, reason: str) -> None:
+        """See Workbench.tell_lineage."""
+        told = LineageVerdict(checkpoint_id=checkpoint.id, lineage=lineage, reason=reason)
+        (self if self.share is None else self.share.of).lineages.append(told)
+
+    def mixed(
+        self, members: Sequence[Checkpoint], weights: Sequence[float], vanilla: Checkpoint
+    ) -> ChildWorkbench:
+        """See Workbench.mixed."""
+        self._need_torch("a mixture needs")
+        from worker.mixtures import mixture_in  # noqa: PLC0415 - see above
+
+        if self._mixed is not None:
+            self._mixed.close()  # so that its features may go
+        mixture = self._mixture(members, weights, vanilla)
+        folder = self.folder / f"{MIXED}{mixture.key()}"
+        files = mixture_in(folder, mixture, self.report)
+        made = replace(vanilla, id=0, name="a mixture", revision=files.digest, is_vanilla=False, details={})
+        share = _Share(of=self, evaluations=None, until=None)
+        self._mixed = replace(self, checkpoint=made, folder=folder, share=share, mixture=files)
+        return self._mixed
+
+    def keep_mixture(
+        self,
+        name: str,
+        members: Sequence[Checkpoint],
+        weights: Sequence[float],
+        vanilla: Checkpoint,
+        card: dict[str, Any],
+    ) -> dict[str, Any]:
+        """See Workbench.keep_mixture."""
+        self._need_torch("a mixture needs")
+        from worker.mixtures import keep_mixture  # noqa: PLC0415 - see above
+
+        mixture = self._mixture(members, weights, vanilla)
+        made = keep_mixture(mixture, name, card, self.report, root=self.premises.kept)
+        (self if self.share is None else self.share.of).made = made
+        return {"name": made.name, "path": made.details["path"], "digest": made.revision}
+
+    def _mixture(
+        self, members: Sequence[Checkpoint], weights: Sequence[float], vanilla: Checkpoint
+    ) -> Mixture:
+        from worker.mixtures import Mixture  # noqa: PLC0415 - see above
+
+        return Mixture(
+            members=members,
+            files=[self._files(member) for member in members],
+            weights=weights,
+            vanilla=vanilla,
+            base=self._files(vanilla),
+        )
+
     def _inputs(self) -> Inputs:
         """What a training reads, and how far it goes."""
         from worker.training_state import Stretch  # noqa: PLC0415 - see above
@@ -247,7 +340,10 @@ class ChildWorkbench:
             )
         return _opened_rows(self.rows)
 
-    def _files(self) -> CheckpointFiles:
+    def _files(self, checkpoint: Checkpoint | None = None) -> CheckpointFiles:
+        """Of a checkpoint, this bench's own if none is named."""
+        if checkpoint is None and self.mixture is not None:
+            return self.mixture
         from worker.checkpoints import find_files  # noqa: PLC0415 - see above
         from worker.device import use_cores  # noqa: PLC0415
 
@@ -255,7 +351,7 @@ class ChildWorkbench:
         use_cores(premises.jobs_at_a_time)
         self.report(0.0, "looking for the checkpoint")
         return find_files(
-            self.checkpoint,
+            checkpoint or self.checkpoint,
             roots=premises.roots,
             cache=premises.cache,
             pickles=premises.allow_pickles,
@@ -265,10 +361,15 @@ class ChildWorkbench:
     def _cache(self) -> Cache:
         from worker.cache import Cache  # noqa: PLC0415 - see above
 
+        if self.share is not None and self.mixture is not None:  # nobody else will ask for its features
+            most = min(MIXED_BYTES, self.premises.max_cache_bytes)
+            return Cache(self.share.of.folder / f"{MIXED}cache", most)
         return Cache(self.premises.cache, self.premises.max_cache_bytes)
 
     def close(self) -> None:
         """Let go of what the run opened."""
+        if self._mixed is not None:
+            self._mixed.close()
         self._opened.close()
 
     def _report_features(self, fraction: float, stage: str, message: str) -> None:

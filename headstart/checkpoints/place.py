@@ -43,9 +43,14 @@ def is_hub_id(name: str) -> bool:
     return bool(HUB_ID.fullmatch(name)) and not re.search(r"--|\.\.|\.git$", name)
 
 
+def is_registered(checkpoint: Checkpoint) -> bool:
+    """Whether somebody registered its weights; a name that published scores brought may be on the hub too."""
+    return checkpoint.details.get("source") in (FOLDER, HUB)
+
+
 def why_no_weights(checkpoint: Checkpoint) -> str | None:
     """A sentence on why nobody can have its weights; None where somebody may. Nothing is looked up."""
-    if checkpoint.details.get("source") in (FOLDER, HUB) or is_hub_id(checkpoint.name):
+    if is_registered(checkpoint) or is_hub_id(checkpoint.name):
         return None
     if PurePath(checkpoint.name).is_absolute():
         return None

@@ -6,12 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from headstart.method import Procedure
-from headstart.procedures import keep, race
+from headstart.procedures import centroid, keep, race, region_study, regions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_LISTED: tuple[Procedure, ...] = (race.RACE, keep.KEEP)
+_LISTED: tuple[Procedure, ...] = (
+    race.RACE,
+    keep.KEEP,
+    centroid.CENTROID,
+    regions.REGIONS,
+    region_study.REGION_STUDY,
+)
 PROCEDURES: dict[str, Procedure] = {procedure.name: procedure for procedure in _LISTED}
 
 

@@ -23,6 +23,7 @@ from headstart.store.jobs import (
     release_webhooks,
     storable,
 )
+from headstart.store.lineage import note_verdicts
 from headstart.store.scores import raise_version
 from headstart.store.subjects import write_subjects
 from headstart.store.tables import jobs
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Row, Select
 
-    from headstart.entities import CheckpointDraft, Failure, Job, JobDraft
+    from headstart.entities import CheckpointDraft, Failure, Job, JobDraft, LineageVerdict
     from headstart.method import Measurement
     from headstart.store.transactions import Moment
 
@@ -91,9 +92,15 @@ def succeed(
     seconds: float,
     now: Moment,
     registers: CheckpointDraft | None = None,
+    lineages: Sequence[LineageVerdict] = (),
 ) -> bool:
     """End the job with its score, in one transaction; False if the claim is lost."""
     given = isinstance(now, datetime)
+    if lineages:
+        lock(connection, EVIDENCE_LOCK)
+        if _hold_current(connection, job_id, attempt) is None:
+            return False
+        note_verdicts(connection, lineages)
     if registers is not None:
         made = _register(connection, job_id, attempt, registers)
         if made is None:

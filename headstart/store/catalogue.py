@@ -42,6 +42,9 @@ _CHECKPOINTS: Select[Any] = select(
     checkpoints.c.parameters,
     checkpoints.c.license,
     checkpoints.c.details,
+    checkpoints.c.lineage,
+    checkpoints.c.lineage_reason,
+    checkpoints.c.lineage_by,
 ).join_from(checkpoints, families)
 
 
@@ -66,6 +69,13 @@ def family_id(connection: Connection, name: str) -> int:
 def read_checkpoint(connection: Connection, checkpoint_id: int) -> Checkpoint:
     """The checkpoint of this id."""
     return _checkpoint(row_of(connection, _CHECKPOINTS, checkpoints, "checkpoint", checkpoint_id))
+
+
+def read_checkpoints_after(connection: Connection, family: str, checkpoint_id: int) -> tuple[Checkpoint, ...]:
+    """The checkpoints of a family that were stored after this one, ascending id."""
+    later = checkpoints.c.family_id == family_id(connection, family), checkpoints.c.id > checkpoint_id
+    query = _CHECKPOINTS.where(*later).order_by(checkpoints.c.id)
+    return tuple(_checkpoint(row) for row in connection.execute(query))
 
 
 def read_checkpoints_named(connection: Connection, names: Iterable[str]) -> dict[str, tuple[Checkpoint, ...]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sqlalchemy import ARRAY, BigInteger, Text, any_, bindparam, cast, select
+from sqlalchemy import ARRAY, BigInteger, Text, and_, any_, bindparam, cast, select
 
 from headstart.checkpoints.facts import Facts, facts_in
 from headstart.recommend.evidence import FINETUNE, PROBES, FamilyEvidence
 from headstart.store.catalogue import columns_of, family_id
 from headstart.store.scores import read_version
-from headstart.store.tables import IN_FORCE, checkpoints, scores, targets
+from headstart.store.tables import IN_FAMILY, IN_FORCE, checkpoints, scores, targets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,9 +26,12 @@ ROWS_AT_ONCE = 500
 
 
 def read_evidence(connection: Connection, family: str) -> FamilyEvidence:
-    """The scores in force of the family and its catalogue, as of one evidence version."""
+    """The scores in force of the family and its catalogue, as of one evidence version.
+
+    Without the checkpoints whose weights contradict that they are of the family.
+    """
     identity = family_id(connection, family)
-    in_family = checkpoints.c.family_id == identity
+    in_family = and_(checkpoints.c.family_id == identity, IN_FAMILY)
     catalogue = _read_checkpoints(connection, in_family)
     vanilla = connection.scalar(select(checkpoints.c.id).where(in_family, checkpoints.c.is_vanilla.is_(True)))
     target_ids, target_names, target_rows = columns_of(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         JobCounts,
         JobDraft,
         JobEvent,
+        LineageVerdict,
         Page,
         Progress,
         Submission,
@@ -83,6 +84,11 @@ class JobVerbs(Transactions):
                 token=page_token,
             )
 
+    def newest_job(self, method: str, checkpoint_id: int) -> Job | None:
+        """The last submitted of the jobs of this method and checkpoint that succeeded; None: none has."""
+        with self._read() as connection:
+            return jobs.read_newest(connection, method, checkpoint_id)
+
     def cancel_job(self, job_id: int) -> Job:
         """End a waiting job, or ask the worker of a running one to stop. Doing so again changes nothing.
 
@@ -138,16 +144,20 @@ class JobVerbs(Transactions):
         seconds: float,
         result: dict[str, Any] | None = None,
         registers: CheckpointDraft | None = None,
+        lineages: Sequence[LineageVerdict] = (),
     ) -> bool:
         """End the job and store its score: both, or nothing (False: the claim is lost).
 
         A checkpoint that it made is registered with that; the result's "checkpoint" tells its id, name, path
-        and digest.
+        and digest. So is what it found of the lineage of checkpoints, but for vanillas, and those that a
+        person has judged.
         """
         attempts.check_finite(measurement, seconds)
         with self._write() as connection:
             now = self._shared_now()
-            return attempts.succeed(connection, job_id, attempt, measurement, result, seconds, now, registers)
+            return attempts.succeed(
+                connection, job_id, attempt, measurement, result, seconds, now, registers, lineages
+            )
 
     def keep_score(
         self, job_id: int, attempt: int, draft: JobDraft, measurement: Measurement, *, seconds: float

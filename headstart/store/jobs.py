@@ -80,6 +80,14 @@ def page_of_jobs(
     return read_page(connection, query, jobs.c.id, job_of, scope=scope, size=size, token=token)
 
 
+def read_newest(connection: Connection, method: str, checkpoint_id: int) -> Job | None:
+    """The job of this method and checkpoint that was the last to be submitted of those that succeeded."""
+    of_pair = jobs.c.method == method, jobs.c.checkpoint_id == checkpoint_id
+    query = _JOBS.where(*of_pair, jobs.c.state == JobState.SUCCEEDED).order_by(jobs.c.id.desc())
+    row = connection.execute(query.limit(1)).one_or_none()
+    return None if row is None else job_of(row)
+
+
 def cancel(connection: Connection, job_id: int, now: Moment) -> Job:
     """End a waiting job, or ask the worker of a running one to stop; Conflict if it has ended otherwise."""
     hold(connection, job_id)

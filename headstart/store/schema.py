@@ -29,7 +29,7 @@ from headstart.store.engine import (
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-SCHEMA_REVISION = "0004"
+SCHEMA_REVISION = "0005"
 
 _alembic = threading.Lock()  # Alembic keeps its context in module globals
 

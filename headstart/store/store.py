@@ -7,13 +7,14 @@ Contract
 * Immutable once written: families, checkpoints and targets (by their unique names), the value and key
   of a score, finished imports, posteriors. Mutable: a score's quarantine (and note), an unfinished
   import, NULL details of a checkpoint or target that a later import knows (never the reverse; the rows
-  of a target are such a detail), the vanilla of a family that has none.
+  of a target are such a detail), the vanilla of a family that has none, and the lineage of a checkpoint.
 * At most one score *in force* (quarantine is None) holds a key
   (checkpoint, target, method, method_version, params_digest, seed). A quarantined score may stand
   beside it; an equal score (same key and value, whatever its quarantine) is stored once.
 * `evidence_version` starts at 0 and rises by one with every transaction that changes what `evidence`
   or `catalogue` tell, and only then: the set of scores in force, the checkpoints of a family and what is
-  known of them, its vanilla, the test split of a known target. A target that is new has no scores, and
+  known of them, which of them their weights contradict (they and their scores are no evidence), its
+  vanilla, the test split of a known target. A target that is new has no scores, and
   changes nothing. It is read in the same transaction as the evidence.
 * An import is claimed by compare-and-set. `attempt` is the fencing token: heartbeat, finish and fail
   of an attempt that is no longer the current one, or whose import has ended, change nothing and say
@@ -24,9 +25,9 @@ Contract
   a note naming that score. Two at once are serialised by a lock (SQLite: BEGIN IMMEDIATE; Postgres: an
   advisory transaction lock) and both end right.
 * A job is claimed by compare-and-set, like an import; heartbeat, finish, fail and release of an attempt
-  that is no longer the current one change nothing and say so. Its end, its score and the checkpoint that
-  it made are one transaction; scores that it makes beside that (`keep_score`) are stored at once, under
-  the same rules, and stay.
+  that is no longer the current one change nothing and say so. Its end, its score, the checkpoint that
+  it made and the lineages that it found are one transaction; scores that it makes beside that
+  (`keep_score`) are stored at once, under the same rules, and stay.
   At most one job of a key (what makes two jobs the same measurement) waits or runs; asking for it again
   joins it, and asking for what is scored, or has collapsed here, returns the score. Ended jobs are kept.
   `revision` rises with every change. Leases and stamps of jobs are the database's time on Postgres, so
@@ -54,6 +55,7 @@ from headstart.store.engine import EVIDENCE_LOCK, in_memory, lock
 from headstart.store.evidence import read_evidence
 from headstart.store.job_verbs import JobVerbs
 from headstart.store.key_verbs import KeyVerbs
+from headstart.store.lineage import write_lineage
 from headstart.store.schema import SCHEMA_REVISION, revision_of, upgrade_engine, wrong_revision
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
         Family,
         Import,
         ImportBatch,
+        Lineage,
         Page,
         PosteriorRow,
         RecordedResponse,
@@ -128,6 +131,11 @@ class Store(JobVerbs, KeyVerbs, DeliveryVerbs):
         with self._read() as connection:
             return catalogue.read_checkpoints_named(connection, names)
 
+    def checkpoints_after(self, family: str, checkpoint_id: int) -> tuple[Checkpoint, ...]:
+        """Every checkpoint of the family that was stored after the one of this id, ascending id."""
+        with self._read() as connection:
+            return catalogue.read_checkpoints_after(connection, family, checkpoint_id)
+
     def checkpoints(
         self,
         *,
@@ -139,6 +147,14 @@ class Store(JobVerbs, KeyVerbs, DeliveryVerbs):
         """A page of checkpoints: of a family, with `search` in the name (literally, case ignored)."""
         with self._read() as connection:
             return catalogue.page_of_checkpoints(connection, family, search, page_size, page_token)
+
+    def set_lineage(self, checkpoint_id: int, lineage: Lineage | None, note: str) -> Checkpoint:
+        """Set what a person says of a checkpoint's descent (None: nothing is known); jobs leave it so.
+
+        Conflict where it would contradict a vanilla.
+        """
+        with self._write() as connection:
+            return write_lineage(connection, checkpoint_id, lineage, note)
 
     def catalogue(self, family: str) -> Catalogue:
         """Every checkpoint of the family in columns, ascending id (for the snapshot; a million is fine)."""

@@ -112,8 +112,12 @@ checkpoints = Table(
     Column("parameters", BigInteger),
     Column("license", PlainText),
     Column("details", JSON, nullable=False),
+    Column("lineage", PlainText),  # NULL: nobody has looked at its weights
+    Column("lineage_reason", PlainText),
+    Column("lineage_by", PlainText),  # "job" or "person"
     UniqueConstraint("family_id", "name", "revision"),
 )
+IN_FAMILY = checkpoints.c.lineage.is_distinct_from("contradicted")  # as far as anybody knows
 _vanilla = checkpoints.c.is_vanilla.is_(True)
 Index(
     "uq_checkpoints_vanilla",

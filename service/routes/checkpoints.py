@@ -1,4 +1,4 @@
-"""GET /checkpoints and one checkpoint; POST /checkpoints registers one with its weights."""
+"""GET /checkpoints and one checkpoint, its lineage; POST /checkpoints registers one with its weights."""
 
 from pathlib import Path as FilePath
 from typing import Annotated, Any
@@ -68,6 +68,23 @@ def show_checkpoint(
 ) -> schemas.Checkpoint:
     """One base model by its id."""
     return schemas.Checkpoint.model_validate(store.checkpoint(checkpoint_id))
+
+
+@router.patch(
+    "/checkpoints/{checkpoint_id}",
+    summary="Say what a checkpoint descends from",
+    responses=documented(400, 404, 409, 415),
+)
+def change_lineage(
+    store: StoreDep,
+    wake: WakeDep,
+    checkpoint_id: Annotated[schemas.Id, Path(examples=[1])],
+    change: schemas.LineageChange,
+) -> schemas.Checkpoint:
+    """Overrule what jobs found of its lineage. They leave it so; advice follows in seconds."""
+    checkpoint = store.set_lineage(checkpoint_id, change.lineage, change.note)
+    wake()
+    return schemas.Checkpoint.model_validate(checkpoint)
 
 
 def _folder(path: str, settings: Settings) -> str:

@@ -1,0 +1,68 @@
+"""Checkpoints of a family that a request names, and errors at one of its fields."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from headstart.entities import Lineage
+from headstart.errors import Conflict, HeadstartError, InvalidInput, NotFound, Problem
+from service.job_schemas import JobRequest
+from service.jobs import Known, SeveralUnknown, weighty_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from headstart.entities import Checkpoint, Family
+    from headstart.store import Store
+
+
+def named(
+    store: Store,
+    family: Family,
+    wanted: Sequence[int | str],
+    field: str,
+    wrong: list[tuple[str, HeadstartError]],
+    *,
+    contradicted: bool = False,
+) -> list[Checkpoint]:
+    """The checkpoints of the family that a list of ids and names means, each of which has weights.
+
+    What is wrong with them is added to `wrong`, at their places in the field. With `contradicted`, those may
+    be named too whose weights say that they are not of the family.
+    """
+    names = {one for one in wanted if isinstance(one, str)}
+    known = Known(store, {}, store.checkpoints_named(names) if names else {}, {}, signed=False)
+    found = []
+    for place, name in enumerate(wanted):
+        try:
+            found.append(_of_family(name, family, known, contradicted=contradicted))
+        except (InvalidInput, NotFound, Conflict) as error:
+            wrong.append(("", at(error, f"{field}.{place}")))
+    return found
+
+
+def _of_family(name: int | str, family: Family, known: Known, *, contradicted: bool) -> Checkpoint:
+    asked = JobRequest.model_construct(method="", checkpoint=name, family=family.name, target=0)
+    found = weighty_checkpoint(asked, known)
+    if found.family != family.name:
+        raise InvalidInput(
+            f"Checkpoint {found.name!r} is not of the family {family.name!r}, but of {found.family!r}."
+        )
+    if found.lineage == Lineage.CONTRADICTED and not contradicted:
+        raise Conflict(
+            f"Checkpoint {found.name!r} is not of the family: {found.lineage_reason} If that is wrong, say "
+            f"so by PATCH /checkpoints/{found.id}."
+        )
+    return found
+
+
+def conflict(field: str, message: str) -> Conflict:
+    """A Conflict at a field."""
+    return Conflict(f"{field}: {message}", [Problem(field, message)])
+
+
+def at(error: HeadstartError, field: str) -> HeadstartError:
+    """The same error, at a field of this request."""
+    message = error.problems[0].message if error.problems else error.message
+    said, problems = f"{field}: {message}", [Problem(field, message)]
+    return SeveralUnknown(said, problems) if isinstance(error, NotFound) else type(error)(said, problems)
