@@ -1,7 +1,7 @@
 """The mean of 8 checkpoints beside mergekit's linear merge: time, memory, and the numbers themselves.
 
     python -m venv MERGEKIT && MERGEKIT/bin/pip install mergekit     # its pins clash with ours
-    python -m bench.centroid [--mergekit MERGEKIT/bin/mergekit-yaml] [--sizes minilm mpnet] [--rounds 3]
+    python -m bench.regions.centroid [--mergekit MERGEKIT/bin/mergekit-yaml] [--sizes minilm] [--rounds 3]
 
 Checkpoints are made up, MPNets of two sizes (mergekit 0.1.5 breaks off on BERT, in plan.py): a vanilla of
 random weights, and members a small step away from it, fp32 safetensors. Both sides are whole processes, from
@@ -57,7 +57,7 @@ def make_family(size: str, members: int, folder: Path) -> None:
 def ours(folder: Path, members: int, out: Path, *, digests: bool) -> list[str]:
     """The command that mixes the members as a job does."""
     told = [str(folder), str(members), str(out), *(["digests"] if digests else [])]
-    return [sys.executable, "-m", "bench.centroid", "--mix", *told]
+    return [sys.executable, "-m", "bench.regions.centroid", "--mix", *told]
 
 
 def mix(folder: Path, members: int, out: Path, *, digests: bool) -> None:
@@ -136,7 +136,7 @@ def difference(one: Path, other: Path) -> float:
 def ourselves(*told: str) -> str:
     """What another process of this file prints: what torch takes in this one would count as a child's."""
     return subprocess.run(
-        [sys.executable, "-m", "bench.centroid", *told], check=True, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "bench.regions.centroid", *told], check=True, stdout=subprocess.PIPE, text=True
     ).stdout
 
 

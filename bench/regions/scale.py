@@ -1,6 +1,6 @@
 """Regions of a thousand sketched checkpoints: seconds of each step, on planted regions.
 
-    python -m bench.regions_scale [--checkpoints 1000] [--dims 65536] [--sources 50] [--json]
+    python -m bench.regions.scale [--checkpoints 1000] [--dims 65536] [--sources 50] [--json]
 
 Nine in ten checkpoints are of a source, with a cosine of 0.25 to the others of theirs; the rest are of none.
 Sketches are drawn, not made from weights. Seconds are of this machine; the sum is that of `regions_of`.

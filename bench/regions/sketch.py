@@ -1,6 +1,6 @@
 """Sketches of task vectors: what one costs beside reading its file, and how far its cosines are off.
 
-    python -m bench.sketch [--runs 9] [--threads 1] [--error | --real VANILLA CHECKPOINT...]
+    python -m bench.regions.sketch [--runs 9] [--threads 1] [--error | --real VANILLA CHECKPOINT...]
 
 Cost: a made-up checkpoint of BERT-base's size (110M parameters), in fp32 and in bf16, and a vanilla in
 fp32, all in the page cache. In turns, in one run: `worker.task_vectors.task_vector`, which reads both
