@@ -14,6 +14,7 @@ import argparse
 import gzip
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -39,6 +40,8 @@ def main() -> None:
     parser.add_argument("--at-a-time", type=int, default=os.cpu_count() or 1, help="jobs, of one thread each")
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it runs behind it ignore it
     port = _free_port()
     server = _serve(asked, port)
     try:
@@ -51,6 +54,8 @@ def main() -> None:
                     for one in client.listed("/checkpoints", {"family": FAMILY}, sys.maxsize)["items"]
                 }
                 jobs = [one for one in PARTS[part]() if one.get("keep") not in kept]
+                if part != "pool":  # what collapsed was not kept
+                    jobs = [one for one in jobs if one["checkpoint"] in kept]
                 _work_off(client, part, jobs, server)
             if asked.out is not None:
                 print(f"{export(client, asked.out)} scores written to {asked.out}")
