@@ -50,10 +50,16 @@ def _of_family(name: int | str, family: Family, known: Known, *, contradicted: b
         )
     if found.lineage == Lineage.CONTRADICTED and not contradicted:
         raise Conflict(
-            f"Checkpoint {found.name!r} is not of the family: {found.lineage_reason} If that is wrong, say "
-            f"so by PATCH /checkpoints/{found.id}."
+            f"Checkpoint {found.name!r} is not of the family: {_ended(found.lineage_reason or '')} If that "
+            f"is wrong, say so by PATCH /checkpoints/{found.id}."
         )
     return found
+
+
+def _ended(note: str) -> str:
+    """What a person may have written without a full stop, with one."""
+    note = note.rstrip()
+    return note if note.endswith((".", "!", "?")) else f"{note}."
 
 
 def conflict(field: str, message: str) -> Conflict:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from headstart.checkpoints.descent import source_of, tuned_on
+from headstart.checkpoints.descent import is_mean, source_of, tuned_on
 from headstart.checkpoints.lineage import same_name
 from headstart.entities import Lineage
 from headstart.errors import Conflict, HeadstartError, InvalidInput, NotFound, Problem, nearest_names
@@ -34,6 +34,7 @@ T = TypeVar("T")
 CENTROID, STUDY = "centroid", "region_study"  # names of procedures
 FEWEST = 2  # members
 MOST_SHOWN = 10  # names in one sentence
+MOST_STUDIED = 200  # of a region, and of those outside of it: a study makes a probe for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,9 @@ def plan(grounds: Grounds, name: str, wanted: CentroidRequest) -> JobDraft:
     members = _tried(lambda: _members(store, family, wanted, wrong), wrong)
     if wrong or vanilla is None or members is None:
         raise refusal(wrong)
+    members, means = _without_means(members) if wanted.region is not None else (members, [])
     kept, left_out = _without_target(store, members, None if wanted.include_target_members else target)
-    _check_enough(kept, left_out, target)
+    _check_enough(kept, left_out, target, "Choose others, or send include_target_members.")
     weights = _weights(grounds, family, wanted, kept, left_out)
     draft = draft_of(
         CENTROID,
@@ -78,7 +80,10 @@ def plan(grounds: Grounds, name: str, wanted: CentroidRequest) -> JobDraft:
                 "weights": "given" if isinstance(wanted.weights, list) else wanted.weights,
                 "region": wanted.region,
                 "target": None if target is None else target.name,
-                "left_out": [f"{one.name}: tuned on {target.name}" for one in left_out if target is not None],
+                "left_out": [
+                    *(f"{one.name}: tuned on {target.name}" for one in left_out if target is not None),
+                    *(f"{one.name}: a mean of others" for one in means),
+                ],
             },
         },
         priority=wanted.priority,
@@ -110,15 +115,17 @@ def plan_study(grounds: Grounds, name: str, wanted: RegionStudyRequest) -> JobDr
         for one in result["members"]
         if one["id"] not in ids and one["lineage"] != Lineage.CONTRADICTED
     ]
-    kept, left_out = _without_target(store, inside, target)
-    _check_enough(kept, left_out, target)
-    others, _ = _without_target(store, outside, target)
+    kept, left_out = _without_target(store, _without_means(inside)[0], target)
+    _check_enough(kept, left_out, target, "Choose another region or target.")
+    others, _ = _without_target(store, _without_means(outside)[0], target)
     if not others:
         raise conflict(
             "region",
-            f"Nobody of {family.name!r} outside of region {wanted.region} could be compared with it: all are "
-            f"tuned on {target.name!r}. Keep finetunes on other targets, and ask for regions again.",
+            f"Nobody of {family.name!r} outside of region {wanted.region} could be compared with it: nobody "
+            f"is there, or all are tuned on {target.name!r} or means of others. Keep finetunes on other "
+            "targets, and ask for regions again.",
         )
+    kept, others = _drawn(kept, wanted.seed), _drawn(others, wanted.seed)
     return draft_of(
         STUDY,
         vanilla,
@@ -192,6 +199,19 @@ def _of_sources(store: Store, family: Family, sources: Sequence[str]) -> list[Ch
     return sorted(found.values(), key=lambda one: one.id)
 
 
+def _without_means(members: Sequence[Checkpoint]) -> tuple[list[Checkpoint], list[Checkpoint]]:
+    """Who was tuned, and the means of others, which lie in a region without being what it is made of."""
+    return [one for one in members if not is_mean(one)], [one for one in members if is_mean(one)]
+
+
+def _drawn(members: list[Checkpoint], seed: int) -> list[Checkpoint]:
+    """All of them, or MOST_STUDIED drawn at random, in their order."""
+    if len(members) <= MOST_STUDIED:
+        return members
+    chosen = np.random.default_rng(seed).choice(len(members), MOST_STUDIED, replace=False)
+    return [members[place] for place in np.sort(chosen).tolist()]
+
+
 def _without_target(
     store: Store, members: Sequence[Checkpoint], target: Target | None
 ) -> tuple[list[Checkpoint], list[Checkpoint]]:
@@ -205,7 +225,9 @@ def _without_target(
     )
 
 
-def _check_enough(kept: Sequence[Checkpoint], left_out: Sequence[Checkpoint], target: Target | None) -> None:
+def _check_enough(
+    kept: Sequence[Checkpoint], left_out: Sequence[Checkpoint], target: Target | None, remedy: str
+) -> None:
     if len(kept) >= FEWEST:
         return
     names = _some([one.name for one in left_out])
@@ -213,11 +235,14 @@ def _check_enough(kept: Sequence[Checkpoint], left_out: Sequence[Checkpoint], ta
         left = "None is" if not kept else f"{kept[0].name!r} alone is"
         raise conflict(
             "target",
-            f"{left} left of the members, since others were tuned on {target.name!r}: {names}. Choose "
-            "others, or send include_target_members.",
+            f"{left} left of the members, since others were tuned on {target.name!r}: {names}. {remedy}",
         )
     what = f"{kept[0].name!r} alone is meant" if kept else "Nobody is meant"
-    raise conflict("members", f"{what}, and a mean takes {FEWEST} members. Choose others.")
+    raise conflict(
+        "members",
+        f"{what}, and a mean takes {FEWEST} members. Of a region those count that were tuned, and no "
+        "means of others. Choose others.",
+    )
 
 
 def _rule(wanted: CentroidRequest) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from headstart.checkpoints.lineage import same_name
-from headstart.entities import Checkpoint, Job, JobState
+from headstart.entities import Checkpoint, Job, JobState, Lineage
 from headstart.errors import Conflict, InvalidInput, Problem
 from headstart.methods import finetune
 from headstart.procedures.centroid import CENTROID
@@ -38,12 +38,17 @@ def to_keep(draft: JobDraft, request: JobRequest, known: Known) -> JobDraft:
     """The draft of a finetune whose result is kept.
 
     Raises Conflict where the name is the family's, or another job that is under way, or asked for beside
-    this one, is to give it.
+    this one, is to give it, and where the base is not of the family that the kept one would join.
     """
     name = request.keep or ""
     base = known.of_id("checkpoint", draft.checkpoint_id or 0)
     if isinstance(base, Checkpoint) and same_name(name, base.family):
         raise _taken(f"The name {name!r} is that of the family. Choose another.")
+    if isinstance(base, Checkpoint) and base.lineage == Lineage.CONTRADICTED:
+        raise _taken(
+            f"What is kept joins the family {base.family!r}, and the lineage of {base.name!r} is "
+            f"contradicted. Leave keep out, or say that it is of the family by PATCH /checkpoints/{base.id}."
+        )
     params = KeepParams(name=name, finetune=finetune.FinetuneParams(**draft.params))
     kept = replace(
         draft,

@@ -120,7 +120,10 @@ class FamilyRegions(RegionsResult):
 
     job_id: int
     finished_at: datetime | None
-    stale: bool = Field(description="Checkpoints with weights have come since. POST again to place them.")
+    stale: bool = Field(
+        description="Registered checkpoints are not in it: they came since, or were not named. POST again to "
+        "place them."
+    )
     registered_since: int = Field(description="How many.")
 
 

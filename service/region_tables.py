@@ -70,8 +70,8 @@ def _sentences(found: Mapping[str, Any]) -> Iterable[str]:
         yield f"{one['name']} could not be read: {one['failure']}. {one['sentence']}"
     if found.get("stale"):
         count = found["registered_since"]
-        whose = "checkpoint has" if count == 1 else "checkpoints have"
-        yield f"{count} {whose} come since: ask again with headstart regions {found['family']}"
+        whose = "checkpoint is" if count == 1 else "checkpoints are"
+        yield f"{count} registered {whose} not in it: ask again with headstart regions {found['family']}"
 
 
 def _sources(sources: Mapping[str, int]) -> str | None:

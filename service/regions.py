@@ -73,10 +73,11 @@ def newest(store: Store, name: str) -> Job:
 
 
 def answer(store: Store, name: str) -> FamilyRegions:
-    """The newest regions of the family, and how many checkpoints have come since."""
+    """The newest regions of the family, and how many of its checkpoints they leave out."""
     job = newest(store, name)
-    later = store.checkpoints_after(name, max(job.params["candidates"]))
-    since = sum(_is_looked_at(one) for one in later)
+    taken = set(job.params["candidates"])
+    # All, and not the newer ones alone: a name that scores brought keeps its id when it is registered.
+    since = sum(_is_looked_at(one) for one in store.checkpoints_after(name, 0) if one.id not in taken)
     told: dict[str, Any] = job.result or {}
     return FamilyRegions.model_validate(
         told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path  # noqa: TC003 - typer reads the annotation
 from typing import Annotated, Any
 
@@ -64,12 +65,12 @@ def regions(
                 return
             finished(client, answer["job"]["id"], "The search for regions", quiet=as_json)
         found = client.request("GET", path)
-        if map is not None:
+        if as_json:
+            print_json(found)
+        else:
+            region_tables.show_regions(found)
+        if map is not None:  # last: what was found is not lost on a folder that cannot be written
             _write(map, client.read(f"{path}/map.png"))
-    if as_json:
-        print_json(found)
-    else:
-        region_tables.show_regions(found)
 
 
 def centroid(
@@ -180,12 +181,12 @@ def region_study(
             _show_queued(answer, as_json=as_json)
             return
         job = finished(client, answer["job"]["id"], "The study", quiet=as_json)
-    if plot is not None:
-        _plot(job["result"], plot)
     if as_json:
         print_json(job)
     else:
         region_tables.show_study(job["result"])
+    if plot is not None:
+        _plot(job["result"], plot)
 
 
 def read_weights(text: str) -> str | list[float]:
@@ -193,12 +194,16 @@ def read_weights(text: str) -> str | list[float]:
     text = text.strip()
     if text in ("uniform", "posterior"):
         return text
+    wrong = typer.BadParameter(
+        f"--weights {text!r} is neither uniform nor posterior, nor numbers such as 0.5,0.5."
+    )
     try:
-        return [float(one) for one in text.split(",")]
+        weights = [float(one) for one in text.split(",")]
     except ValueError:
-        raise typer.BadParameter(
-            f"--weights {text!r} is neither uniform nor posterior, nor numbers such as 0.5,0.5."
-        ) from None
+        raise wrong from None
+    if not all(map(math.isfinite, weights)):
+        raise wrong
+    return weights
 
 
 def _show_queued(answer: dict[str, Any], *, as_json: bool) -> None:

@@ -110,7 +110,7 @@ class LineageChange(_In):
         json_schema_extra={
             "examples": [
                 {"lineage": "contradicted", "note": "Finetuned from another pretraining of this size."},
-                {"lineage": None, "note": "Its training log names the vanilla."},
+                {"lineage": "verified", "note": "Its training log names the vanilla."},
             ]
         }
     )

@@ -17,21 +17,20 @@ nothing was learnt there. What a member has beyond them is a head, and is left o
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from headstart.checkpoints.files import CONFIG, WEIGHTS
 from headstart.failures import JobFailure, NonFinite, NotApplicable
+from worker.checkpoints import read_json
 from worker.pieces import MOST_BYTES, PIECE, Body
-from worker.tensor_names import lacking
 from worker.token_ids import agreement
 from worker.tokenizer import tokenizer_files
-from worker.weights import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,6 +44,8 @@ if TYPE_CHECKING:
 
 STAGE = "mixing"
 SAME = ("model_type", "num_attention_heads", "num_hidden_layers", "hidden_size")  # of configurations
+FP32, PRECISIONS = "float32", ("dtype", "torch_dtype")  # of configurations, new and old
+ROUNDING = 1e-9  # of the sum of weights in fp64, many times over
 LEAST_AGREEMENT = 0.99  # of two vocabularies: finetunes give unused tokens a name of their own
 _REMEDY = "Leave the checkpoint out: only checkpoints of one vanilla can be mixed."
 
@@ -77,11 +78,12 @@ def write_mixture(
     report: Report,
     names: Sequence[str] = (),
 ) -> MixFacts:
-    """Write the mixture into a folder: weights in fp32, the base's configuration and tokenizer.
+    """Write the mixture into a folder: weights in fp32, and so told; the base's configuration and tokenizer.
 
     Args:
         members: at least one of a weight other than 0.
-        weights: one of each member; they sum to 1, and may lie outside 0..1.
+        weights: one of each member; they sum to 1, and may lie outside 0..1. Where decimals were cut off they
+            are divided by their sum.
         folder: that there is; `worker.keeping.publish` sees to it that it is whole or not at all.
         base: the family's vanilla.
         report: called for every piece, with the share done 0..1; it may raise to stop.
@@ -91,9 +93,11 @@ def write_mixture(
     NonFinite, Interrupted (a member's disk fails). OSError where the folder cannot be written.
     """
     report(0.0, STAGE, "looking at the members")
-    own = Body(base)
-    _check_whole(own, base)
+    own = Body.whole(base)
     called = names or [files.folder.name for files in members]
+    total = math.fsum(weights)
+    if abs(total - 1) < ROUNDING:
+        total = 1.0
     parts = []
     for name, files, weight in zip(called, members, weights, strict=True):
         if weight != 0:
@@ -101,12 +105,12 @@ def write_mixture(
                 body = Body(files)
             _check_body(name, body, own)
             _check_vocabulary(name, files, base, getattr(own.config, "vocab_size", None))
-            parts.append(_Part(name, weight, body))
+            parts.append(_Part(name, weight / total, body))
     order = sorted(own.stored, key=own.stored.__getitem__)
     with (folder / WEIGHTS[0]).open("wb") as file:
         file.write(header({own.stored[name]: own.shapes[name] for name in order}))
         _write_sums(file, order, parts, own, report)
-    shutil.copyfile(base.folder / CONFIG, folder / CONFIG)
+    _write_config(base.folder / CONFIG, folder / CONFIG)
     for path in tokenizer_files(base.folder):
         shutil.copyfile(path, folder / path.name)
     filled = ((part.name, name) for part in parts for name in own.shapes if name not in part.body.shapes)
@@ -121,12 +125,22 @@ def header(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
     told: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, shape in shapes.items():
-        end = at + 4 * prod(shape)
+        end = at + 4 * math.prod(shape)
         told[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [at, end]}
         at = end
     text = json.dumps(told, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
+
+
+def _write_config(base: Path, path: Path) -> None:
+    """The base's, byte for byte, but for a precision that fp32 weights would be rounded to when loaded."""
+    told = read_json(base)
+    wrong = {key for key in PRECISIONS if told.get(key) not in (None, FP32)}
+    if wrong:
+        path.write_text(json.dumps(told | dict.fromkeys(wrong, FP32), indent=2) + "\n", encoding="utf-8")
+    else:
+        shutil.copyfile(base, path)
 
 
 def _write_sums(
@@ -175,16 +189,6 @@ def _sum(
 
 def _elements(own: Body) -> int:
     return sum(map(own.elements, own.shapes))
-
-
-def _check_whole(own: Body, base: CheckpointFiles) -> None:
-    missing = lacking(Weights(base.weights), own.config)
-    if missing:
-        raise NotApplicable(
-            f"The vanilla's files have no tensor for {missing[0]} of a {own.config.model_type}, by any name "
-            "that is known.",
-            "Save the vanilla again with save_pretrained, and register that folder.",
-        )
 
 
 def _check_body(name: str, body: Body, own: Body) -> None:

@@ -71,9 +71,11 @@ def keep_mixture(
 ) -> CheckpointDraft:
     """Write a mixture with its card under the root, and describe it.
 
-    Raises: what `write_mixture` raises, NotApplicable (it is one of its members), Interrupted (the disk does
-    not take it).
+    Raises: what `write_mixture` raises, NotApplicable (it is one of its members, or all of them are one),
+    Interrupted (the disk does not take it).
     """
+
+    _check_several(mixture)
 
     def write(folder: Path) -> None:
         facts = mixture.write(folder, report)
@@ -98,6 +100,21 @@ def mixture_in(root: Path, mixture: Mixture, report: Report) -> CheckpointFiles:
         mixture.write(folder, report)
 
     return publish(root, key, write, lambda: report(1.0, STAGE, ""), what="mixture")
+
+
+def _check_several(mixture: Mixture) -> None:
+    """Members of several ids may be one checkpoint, registered twice."""
+    counting = [
+        (member, files.digest)
+        for member, files, weight in zip(mixture.members, mixture.files, mixture.weights, strict=True)
+        if weight != 0
+    ]
+    if len(counting) > 1 and len({digest for _, digest in counting}) == 1:
+        names = ", ".join(repr(member.name) for member, _ in counting[:3])
+        raise NotApplicable(
+            f"The members that count ({names}) are the same files: their mixture would be a copy.",
+            "Start from one of them, or mix others.",
+        )
 
 
 def _check_new(mixture: Mixture, made: CheckpointFiles) -> None:

@@ -19,7 +19,7 @@ from headstart.checkpoints.safetensors import read_header
 from headstart.errors import HeadstartError
 from headstart.failures import CheckpointNotFound, Interrupted, NotApplicable, Refused
 from worker.configs import read_config
-from worker.tensor_names import body_names
+from worker.tensor_names import body_names, lacking
 from worker.weights import Weights
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Body:
         self.stored: Mapping[str, str] = body_names(weights, self.config)  # names in the files
         self.shapes = {name: weights.shapes[stored] for name, stored in self.stored.items()}
         self.heads = tuple(sorted(set(weights.shapes) - set(self.stored.values())))  # and integer buffers
+        self.missing = lacking(weights, self.config)  # tensors of the architecture, the pooler left out
         self._files: dict[Path, tuple[int, int]] = {}  # size and time of those that are read
         self._places: dict[str, _Place] = {}
         self._dtypes: dict[str, str] = {}
@@ -76,6 +77,21 @@ class Body:
             found = weights.tensors()
             self._loaded = {name: _flat(stored, found[stored]) for name, stored in self.stored.items()}
             self._dtypes = {name: _STORED[found[stored].dtype] for name, stored in self.stored.items()}
+
+    @classmethod
+    def whole(cls, vanilla: CheckpointFiles) -> Body:
+        """Of a vanilla, which others are held against: one without gaps.
+
+        Raises: NotApplicable where there are some, and as the class.
+        """
+        found = cls(vanilla)
+        if found.missing:
+            raise NotApplicable(
+                f"The vanilla's files have no tensor for {found.missing[0]} of a {found.config.model_type}, "
+                "by any name that is known.",
+                "Save the vanilla again with save_pretrained, and register that folder.",
+            )
+        return found
 
     def dtype(self, name: str) -> str:
         """What a tensor is stored in: a key of FLOATS."""
@@ -146,7 +162,8 @@ class Body:
 def _flat(stored: str, tensor: torch.Tensor) -> np.ndarray:
     if tensor.dtype not in _STORED:
         raise _no_float(stored, str(tensor.dtype).removeprefix("torch."))
-    flat: np.ndarray = tensor.reshape(-1).to(_WIDENED.get(tensor.dtype, tensor.dtype)).numpy()
+    plain = tensor.detach()  # a parameter, where a state was saved with them
+    flat: np.ndarray = plain.reshape(-1).to(_WIDENED.get(tensor.dtype, tensor.dtype)).numpy()
     return flat
 
 

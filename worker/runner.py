@@ -12,7 +12,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from headstart.entities import CheckpointDraft, Heartbeat, JobDraft, LineageVerdict, Progress
 from headstart.errors import StoreUnavailable
@@ -21,6 +21,7 @@ from headstart.method import Measurement, Procedure
 from headstart.workbench import Briefing
 from worker.briefing import brief
 from worker.child import Order, known_work
+from worker.fresh import Fresh
 from worker.process import Child, Died
 from worker.scratch import folder_of, note_death
 from worker.target_rows import fetch_rows
@@ -35,14 +36,10 @@ if TYPE_CHECKING:
     from headstart.settings import Settings
     from headstart.store import Store
 
-T = TypeVar("T")
-
 BEAT_SECONDS = 1.0  # between two heartbeats: the longest that progress waits, or a cancel goes unseen
 GRACE_SECONDS = 10.0  # for a cancelled method to reach its next step, before its process is killed
 LONGEST_RETRY_SECONDS = 300.0
 RESERVE_SECONDS = 300.0  # of a job, for what no budget breaks off: a checkpoint loaded, a decision
-FRESH_SECONDS = 60.0
-MOST_KNOWN = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +88,8 @@ class Runner:
         self._stop = stop
         self._log = log
         self._child: Child | None = None
-        self._checkpoints = _Fresh(store.checkpoint)
-        self._targets = _Fresh(store.target)
+        self._checkpoints = Fresh(store.checkpoint)
+        self._targets = Fresh(store.target)
         self._beat = min(BEAT_SECONDS, options.lease_seconds / 4)
 
     def warm(self) -> None:
@@ -365,31 +362,6 @@ class Runner:
         if held and last:
             shutil.rmtree(folder_of(self._options.scratch, job.id), ignore_errors=True)
         return word if held else "lost to another attempt"
-
-
-class _Fresh(Generic[T]):
-    """What the store says under an id, asked for once a minute: one pair of ids serves many jobs in a row."""
-
-    def __init__(self, read: Callable[[int], T]) -> None:
-        self._read = read
-        self._known: dict[int, T] = {}
-        self._until = 0.0
-
-    def forget(self, identity: int | None) -> None:
-        """Ask the store anew."""
-        if identity is not None:
-            self._known.pop(identity, None)
-
-    def get(self, identity: int | None) -> T | None:
-        """What is there under the id; None for none."""
-        if identity is None:
-            return None
-        if time.monotonic() > self._until or len(self._known) > MOST_KNOWN:
-            self._known.clear()
-            self._until = time.monotonic() + FRESH_SECONDS
-        if identity not in self._known:
-            self._known[identity] = self._read(identity)
-        return self._known[identity]
 
 
 def retry_delay(job: Job, first_seconds: float) -> float:

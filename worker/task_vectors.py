@@ -43,6 +43,10 @@ _RUN = (
 _SKETCH = "sketch.f32"
 
 
+class OfTheVanilla(NonFinite):
+    """It is the vanilla's numbers that are none, and no checkpoint's."""
+
+
 def task_vector(
     checkpoint: CheckpointFiles,
     vanilla: CheckpointFiles,
@@ -65,7 +69,8 @@ def task_vector(
     Norms are sums in fp64 of products in fp32, right to about 1e-6 of their value.
 
     Raises: CheckpointNotFound, Refused (a broken file), NotApplicable (an architecture that this worker does
-    not know, quantised weights), NonFinite (NaN, or numbers without measure), Interrupted (the disk fails).
+    not know, quantised weights), NonFinite (NaN, or numbers without measure; OfTheVanilla where they are the
+    vanilla's), Interrupted (the disk fails).
     """
     if cache is None:
         return _read(checkpoint, vanilla, seed, dims, report)
@@ -221,8 +226,9 @@ class _Reading:
         """Of the tensor that was read last."""
         ours, theirs, apart = self._squares
         if not isfinite(ours + theirs + apart):
-            whose = "the vanilla" if isfinite(ours) else "the checkpoint"
-            raise NonFinite(
+            of_vanilla = not isfinite(theirs)
+            whose, kind = ("the vanilla", OfTheVanilla) if of_vanilla else ("the checkpoint", NonFinite)
+            raise kind(
                 f"The tensor {name[:100]} of {whose} holds numbers that are NaN, infinite, or larger than "
                 "any weight."
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from worker.weights import Weights
 
 _OLD = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))  # of TensorFlow
+MOST_KNOWN = 64
+_known: dict[str, tuple[str, Mapping[str, str]]] = {}  # see `_names`
+_TOLD_OF_ONE = {"_name_or_path", "architectures", "id2label", "label2id", "transformers_version"}
 _REMEDY = "Use the configuration that was saved with these weights, or save the checkpoint again."
 
 
@@ -33,9 +37,8 @@ def body_names(weights: Weights, config: PretrainedConfig) -> Mapping[str, str]:
 
     Raises: Refused (no model can be laid out from the configuration), NotApplicable (no text model).
     """
-    model = _laid_out(config)
-    inside = f"{model.base_model_prefix}."
-    own = _own_names(model)
+    prefix, own = _names(config)
+    inside = f"{prefix}."
     found: dict[str, str] = {}
     for stored in sorted(weights.shapes):
         plain = stored
@@ -50,8 +53,20 @@ def body_names(weights: Weights, config: PretrainedConfig) -> Mapping[str, str]:
 def lacking(weights: Weights, config: PretrainedConfig) -> tuple[str, ...]:
     """Names of the body's tensors that the files do not have, the pooler left out. Raises as `body_names`."""
     found = body_names(weights, config)
-    own = dict.fromkeys(_own_names(_laid_out(config)).values())
+    own = dict.fromkeys(_names(config)[1].values())
     return tuple(name for name in own if name not in found and "pooler" not in name)
+
+
+def _names(config: PretrainedConfig) -> tuple[str, Mapping[str, str]]:
+    """The body's prefix inside another model, and `_own_names`; laid out once for equal configurations."""
+    told = {name: value for name, value in config.to_dict().items() if name not in _TOLD_OF_ONE}
+    key = json.dumps(told, default=repr)
+    if key not in _known:
+        model = _laid_out(config)
+        if len(_known) >= MOST_KNOWN:
+            _known.clear()
+        _known[key] = model.base_model_prefix, _own_names(model)
+    return _known[key]
 
 
 def _laid_out(config: PretrainedConfig) -> PreTrainedModel:

@@ -54,7 +54,7 @@ def _read(path: Path) -> dict[str, int]:
         raise Refused(f"{path.name} has more than {MOST_JSON_BYTES >> 20} MiB.", "Save the tokenizer again.")
     if path.suffix == ".txt":
         lines = path.read_text("utf-8", errors="replace").removesuffix("\n").split("\n")
-        return {token: number for number, token in enumerate(lines)}
+        return {token: number for number, token in enumerate(lines) if token}
     told = read_json(path)
     if path.name == "vocab.json":
         return _numbered(told)

@@ -238,10 +238,10 @@ class ChildWorkbench:
         """See Workbench.task_vectors."""
         self._need_torch("task vectors need")
         from worker.pieces import Body  # noqa: PLC0415 - see above
-        from worker.task_vectors import task_vector  # noqa: PLC0415
+        from worker.task_vectors import OfTheVanilla, task_vector  # noqa: PLC0415
 
         base = self._files(vanilla)
-        Body(base)  # what is wrong with the vanilla is the job's failure, not that of every checkpoint
+        Body.whole(base)  # what is wrong with the vanilla is the job's failure, not that of every checkpoint
         for place, one in enumerate(checkpoints):
 
             def report(share: float, stage: str, _: str, at: int = place, name: str = one.name) -> None:
@@ -250,6 +250,8 @@ class ChildWorkbench:
 
             try:
                 vector = task_vector(self._files(one), base, report=report, cache=self._cache())
+            except OfTheVanilla as failure:
+                raise NonFinite(failure.sentence, failure.remedy) from failure
             except UNREADABLE as failure:
                 yield TaskVectorFound(checkpoint_id=one.id, vector=None, failure=failure.failure())
             else:
@@ -271,7 +273,8 @@ class ChildWorkbench:
             self._mixed.close()  # so that its features may go
         mixture = self._mixture(members, weights, vanilla)
         folder = self.folder / f"{MIXED}{mixture.key()}"
-        files = mixture_in(folder, mixture, self.report)
+        job = self if self.share is None else self.share.of  # how far it is, is the procedure's to say
+        files = mixture_in(folder, mixture, lambda _, stage, more: job._tell(stage, more))
         made = replace(vanilla, id=0, name="a mixture", revision=files.digest, is_vanilla=False, details={})
         share = _Share(of=self, evaluations=None, until=None)
         self._mixed = replace(self, checkpoint=made, folder=folder, share=share, mixture=files)

@@ -21,6 +21,11 @@ def source_of(checkpoint: Checkpoint) -> str | None:
     return str(datasets[0]) if isinstance(datasets, list) and len(datasets) == 1 else None
 
 
+def is_mean(checkpoint: Checkpoint) -> bool:
+    """Whether it is a mean of others, tuned on nothing itself."""
+    return "centroid_of" in checkpoint.details
+
+
 def tuned_on(checkpoint: Checkpoint, target: Target, find: Callable[[int], Checkpoint]) -> bool:
     """Whether it, or any checkpoint of the store that it was made from, was tuned on the target.
 

@@ -186,9 +186,12 @@ class Study:
         else:
             bench = self._bench.on(self._checkpoint(next(iter(weights))), seed=self._bench.seed)
         strengths = sorted(set(self._params.l2), reverse=True)
-        found = generalised_loss(bench.features(self._params.spec()), self._bench.target.metric, strengths)
-        if bench.folder != self._bench.folder:
-            shutil.rmtree(bench.folder, ignore_errors=True)  # the mixture's weights
+        try:
+            features = bench.features(self._params.spec())
+            found = generalised_loss(features, self._bench.target.metric, strengths)
+        finally:
+            if bench.folder != self._bench.folder:
+                shutil.rmtree(bench.folder, ignore_errors=True)  # the mixture's weights
         return {name: getattr(found, name) for name in ("loss", "stderr", "score", "l2", "rows")}
 
     def _checkpoint(self, wanted: int) -> Checkpoint:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 NORMAL_80 = 2 * 1.2815515655446004  # standard deviations that an 80 % interval of a Gaussian is wide
 LEAST_SPREAD = 1e-3  # points
+LOWEST = -700.0  # spreads; exp of less is 0
 
 
 def shares_by_gain(found: Prediction) -> Float[np.ndarray, "n"]:
@@ -27,5 +28,5 @@ def shares_by_gain(found: Prediction) -> Float[np.ndarray, "n"]:
     widths = (found.high - found.low) / NORMAL_80
     spread = max(float(np.sqrt(np.mean(widths**2))), LEAST_SPREAD)
     scaled = (found.gain - found.gain.max()) / spread
-    raised = np.exp(scaled)
+    raised = np.exp(np.maximum(scaled, LOWEST))
     return np.asarray(raised / raised.sum())

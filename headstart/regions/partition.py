@@ -117,19 +117,26 @@ def _edge(spread: float, count: int) -> float:
 def _search(
     off: Float[np.ndarray, "n n"], noise: float, most: int, clusters: int | None = None, least: int = 1
 ) -> tuple[Int[np.ndarray, "n"], tuple[Start, ...], Float[np.ndarray, "r"]]:
-    """The better of the two starts, of those that come to `least` groups."""
+    """The better of the two starts, of those that come to `least` groups.
+
+    With `clusters` they have so many fragments at least. Where each of these is too small to stand, since far
+    too many were asked for, they are begun again as if it had not been told.
+    """
     count = len(off)
     few = min(most, count)
     values, vectors = spectrum(off + np.eye(count), few)
     shown = _level(off[np.triu_indices(count, 1)], noise).spread
     best, best_explained, starts = np.full(count, NOWHERE), 0.0, []
     sizes = {int(np.sum(values > _edge(spread, count))) for spread in (shown, noise)}
-    for size in sorted({min(max(size, clusters or 1), max(count // 2, 1), few) for size in sizes}):
-        weight = np.sqrt(np.maximum(values[:size] - 1, 1e-9))
-        labels = _settle(off, _fragments(vectors[:, :size] * weight), noise, clusters)
-        starts.append(_start(off, size, labels, noise))
-        if starts[-1].explained > best_explained and starts[-1].regions >= least:
-            best, best_explained = labels, starts[-1].explained
+    for asked in (1,) if clusters is None else (clusters, 1):
+        for size in sorted({min(max(size, asked), max(count // 2, 1), few) for size in sizes}):
+            weight = np.sqrt(np.maximum(values[:size] - 1, 1e-9))
+            labels = _settle(off, _fragments(vectors[:, :size] * weight), noise, clusters)
+            starts.append(_start(off, size, labels, noise))
+            if starts[-1].explained > best_explained and starts[-1].regions >= least:
+                best, best_explained = labels, starts[-1].explained
+        if best_explained > 0:
+            break
     return best, tuple(starts), values
 
 

@@ -33,13 +33,14 @@ class TensorFacts:
 
     @property
     def cosine(self) -> float | None:
-        """Of the checkpoint's tensor and the vanilla's, -1..1; None where one of them is zero.
+        """Of the checkpoint's tensor and the vanilla's, -1..1; None where the vanilla's is zero.
 
-        A finetune has nearly 1, whatever its size; another pretraining about 0.
+        A finetune has nearly 1, whatever its size; another pretraining about 0, and zeros (a file that was
+        never filled) 0.
         """
         product = self.norm * self.vanilla_norm
         if not product > 0:
-            return None
+            return 0.0 if self.vanilla_norm > 0 else None
         inner = (self.norm**2 + self.vanilla_norm**2 - self.delta_norm**2) / 2
         return max(-1.0, min(1.0, inner / product))
 

@@ -158,13 +158,17 @@ def _complete_checkpoints(connection: Connection, drafts: dict[int, CheckpointDr
 
 
 def _set_vanillas(connection: Connection, vanillas: Iterable[tuple[Named, int]]) -> bool:
-    """Make each the vanilla of its family, unless that has one; say whether any was made one."""
+    """Make each the vanilla of its family, unless that has one; say whether any was made one.
+
+    What was said of its descent is dropped: a vanilla descends from no other, and cannot be contradicted.
+    """
     c = checkpoints.c
     settled = set(connection.scalars(select(c.family_id).where(c.is_vanilla.is_(True))))
     before = len(settled)
     for (family, _, _), identity in vanillas:
         if family not in settled:
-            connection.execute(update(checkpoints).where(c.id == identity).values(is_vanilla=True))
+            said = dict.fromkeys(("lineage", "lineage_reason", "lineage_by"))
+            connection.execute(update(checkpoints).where(c.id == identity).values(is_vanilla=True, **said))
             settled.add(family)
     return len(settled) > before
 

@@ -97,6 +97,21 @@ def test_a_vanilla_is_never_contradicted(store: Store) -> None:
     assert store.set_lineage(VANILLA, Lineage.VERIFIED, "Of course.").lineage == "verified"
 
 
+def test_who_becomes_the_vanilla_is_contradicted_no_more(store: Store, fill: Fill) -> None:
+    fill(
+        *(
+            ScoreDraft(family="bare", checkpoint=name, target="mnli", method="finetune", value=0.5)
+            for name in ("org/first", "org/second")
+        )
+    )
+    first = store.checkpoints_named(["org/first"])["org/first"][0].id
+    store.set_lineage(first, Lineage.CONTRADICTED, "It is of another pretraining.")
+    fill(checkpoints=[CheckpointDraft(family="bare", name="org/first", is_vanilla=True)])
+    assert told(store, first) == (None, None, None)
+    evidence = store.evidence("bare")
+    assert (evidence.vanilla, evidence.checkpoint_names) == (0, ("org/first", "org/second"))
+
+
 def test_an_attempt_that_lost_its_claim_says_nothing(store: Store) -> None:
     assert not end(store, *FOUND, attempt=2)
     assert told(store, STRANGER) == (None, None, None)

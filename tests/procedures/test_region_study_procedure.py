@@ -197,6 +197,7 @@ def test_a_mixture_that_cannot_be_measured_leaves_its_place_empty(tmp_path: Path
     assert {one["kind"] for one in result["left_out"]} == {"centroid", "hull", "line"}
     assert result["lines"][0]["loss"][1] is None
     assert result["curve"]["left_out"] == 2
+    assert not list(tmp_path.glob("mixed-*"))
     json.dumps(result)
 
 
@@ -288,6 +289,13 @@ def test_labels_that_are_all_the_same_are_not_applicable() -> None:
     x = np.random.default_rng(0).normal(size=(100, 2))
     with pytest.raises(NotApplicable, match="all 70 train rows read have the same"):
         generalised_loss(fake_bench(x, np.zeros(100, dtype=int), classes=2).found, "accuracy", [1.0])
+
+
+def test_values_whose_squares_overflow_are_told_by_name() -> None:
+    draw = np.random.default_rng(4)
+    made = fake_bench(draw.normal(size=(100, 2)), 1e200 * draw.normal(size=100), classes=None)
+    with pytest.raises(NonFinite, match="The generalised loss is not finite"):
+        generalised_loss(made.found, "pearson", [1.0])
 
 
 def test_log_losses_do_not_overflow() -> None:

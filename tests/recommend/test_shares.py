@@ -49,4 +49,5 @@ def test_where_nothing_tells_them_apart_all_count_alike() -> None:
 
 def test_gains_far_apart_and_known_for_sure_overflow_nothing() -> None:
     shares = shares_by_gain(told([0.0, 1e6], [0.0, 0.0]))
-    assert shares.tolist() == [0.0, 1.0]
+    assert shares[1] == 1.0
+    assert 0.0 < shares[0] < 1e-300  # a mixture takes two members of a weight other than 0

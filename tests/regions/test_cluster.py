@@ -52,6 +52,21 @@ def test_noise_has_no_regions(count: int, dims: int) -> None:
         assert regions.chosen_by.sentence.startswith("No region")
 
 
+@pytest.mark.parametrize("clusters", [100, 500])
+def test_far_too_many_that_are_asked_for_do_not_hide_those_there_are(clusters: int) -> None:
+    sketches, truth = planted([50] * 4)
+    assert recovered(found(sketches, clusters=clusters).labels, truth)
+
+
+@pytest.mark.parametrize("clusters", [None, 1, 3, 40])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 6])
+def test_sketches_of_zeros_are_in_no_region(count: int, clusters: int | None) -> None:
+    made = regions_of(np.zeros((count, 64), np.float32), clusters=clusters, draws=2)
+    assert (made.regions, made.coordinates.tolist()) == ((), [[0.0, 0.0]] * count)
+    equal = regions_of(np.ones((count, 64), np.float32), clusters=clusters, draws=2)
+    assert [len(one.members) for one in equal.regions] == [count] * (count > 1)
+
+
 def test_cosines_that_are_wider_than_the_sketchs_error_are_no_regions() -> None:
     """Real task vectors move in few directions: unrelated ones are more alike than their sketches' error."""
     sketches, _ = planted([], lone=40, dims=1024)

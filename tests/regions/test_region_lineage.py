@@ -141,7 +141,11 @@ def test_what_was_left_out_is_told() -> None:
 
 def test_zeros_give_a_verdict() -> None:
     zero = {name: np.zeros_like(x) for name, x in VANILLA.items()}
-    assert verdict(found(zero | NORMS)).state is Lineage.VERIFIED
+    told = verdict(found(zero | NORMS))  # as of a file that was never filled
+    assert told.state is Lineage.CONTRADICTED
+    assert "median cosine to the vanilla's is 0.000" in told.reason
+    one = dict(list(zero.items())[:1])
+    assert verdict(found(near(0.02) | one)).state is Lineage.VERIFIED
     assert found({}).relative == 0.0
 
 

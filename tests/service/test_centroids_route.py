@@ -11,6 +11,7 @@ from job_service import claimed
 from race_service import stored
 from region_service import (
     FAMILY,
+    HUB,
     NAMELESS,
     STRANGER,
     UNSEEN,
@@ -18,6 +19,7 @@ from region_service import (
     id_of,
     path,
     regional,
+    result_of,
     shared_region,
     without_jobs,
 )
@@ -98,6 +100,23 @@ def test_the_members_of_a_region(live: Live) -> None:
     assert "no region 7" in refused(live, 404, "region", members=None, region=7)
     found(without_jobs(live), regions=[])
     assert "show none" in refused(live, 404, "region", members=None, region=1)
+
+
+def test_means_that_lie_in_a_region_are_no_members_of_its_centroid(fresh: Live) -> None:
+    live = fresh
+    details = HUB | {"centroid_of": [id_of(live, name) for name in MNLI]}
+    stored(live.store, checkpoints=(CheckpointDraft(family=FAMILY, name="me/mean", details=details),))
+    mean = id_of(live, "me/mean")
+    regions = result_of(live)["regions"]
+    regions[0]["members"].append(mean)
+    regions[1]["members"] = [mean, id_of(live, RTE[0])]
+    found(live, regions=regions)
+    job = accepted(live, members=None, region=1, target="rte")
+    assert members_of(live, job) == list(MNLI)
+    assert job["params"]["told"]["left_out"] == ["me/mean: a mean of others"]
+    assert "no means of others" in refused(live, 409, "members", name="me/c", members=None, region=2)
+    by_name = accepted(live, name="me/named", members=["me/mean", RTE[0]])
+    assert members_of(live, by_name) == ["me/mean", RTE[0]]
 
 
 def test_a_region_of_a_family_that_nobody_has_looked_at(live: Live) -> None:

@@ -11,7 +11,7 @@ from race_service import racing
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from headstart.entities import CheckpointDraft
+from headstart.entities import CheckpointDraft, Lineage
 from headstart.methods.finetune import FinetuneParams
 from service.cli import app
 
@@ -74,6 +74,13 @@ def test_a_name_that_is_taken_is_a_conflict_before_anything_runs(live: Live) -> 
     made = CheckpointDraft(family="roberta-base", name="me/kept", revision="sha256:1")
     assert live.store.finish_job(job["id"], 1, None, seconds=1.0, result={}, registers=made)
     assert "is that of checkpoint" in refused(live, 409)
+
+
+def test_of_a_base_that_is_not_of_the_family_nothing_is_kept(live: Live) -> None:
+    base = live.store.checkpoints_named(["org/c1"])["org/c1"][0].id
+    live.store.set_lineage(base, Lineage.CONTRADICTED, "It is of another pretraining.")
+    assert f"PATCH /checkpoints/{base}" in refused(live, 409)
+    assert live.http.post("/jobs", json=ASKED).json()["status"] == "queued"
 
 
 def test_in_a_batch_a_name_is_given_once(live: Live) -> None:

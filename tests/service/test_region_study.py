@@ -7,11 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from job_service import claimed
-from region_service import FAMILY, UNSEEN, at_work, found, path, shared_region, without_jobs
+from race_service import stored
+from region_service import (
+    FAMILY,
+    HUB,
+    UNSEEN,
+    at_work,
+    found,
+    path,
+    regional,
+    result_of,
+    shared_region,
+    without_jobs,
+)
 from structlog.testing import capture_logs
 from study_result import study_result
 from typer.testing import CliRunner
 
+from headstart.entities import CheckpointDraft
 from service.cli import app
 
 if TYPE_CHECKING:
@@ -20,6 +33,8 @@ if TYPE_CHECKING:
 
     from click.testing import Result
     from live_service import Live
+
+    from headstart.store import Store
 
 ASKED: dict[str, Any] = {"target": "rte", "region": 1}
 
@@ -60,10 +75,38 @@ def test_it_is_a_job_on_those_not_tuned_on_the_target(live: Live) -> None:
     )
 
 
+def test_of_many_some_are_drawn_and_means_are_none_of_them(store: Store, tmp_path: Path) -> None:
+    with regional(store, tmp_path) as live:
+        drafts = [CheckpointDraft(family=FAMILY, name=f"me/t{k}", details=HUB) for k in range(450)]
+        mean = CheckpointDraft(family=FAMILY, name="me/mean", details=HUB | {"centroid_of": [2, 3]})
+        stored(store, checkpoints=(*drafts, mean))
+        result = result_of(live)
+        many = sorted(
+            one.id for (one,) in store.checkpoints_named([one.name for one in (*drafts, mean)]).values()
+        )
+        row = {"source": None, "norm": 1.0, "x": 0.0, "y": 0.0, "lineage": "verified", "reason": "Near."}
+        members = [
+            row | {"id": one, "name": str(one), "region": 1 if at % 2 else None}
+            for at, one in enumerate(many)
+        ]
+        result["regions"][0]["members"] += [one["id"] for one in members if one["region"] == 1]
+        result["regions"][0]["members"].append(many[-1])
+        found(live, regions=result["regions"], members=[*result["members"], *members])
+        first, again, other = (
+            live.http.post(path("region-study"), json=ASKED | {"seed": seed}).json()["job"]["params"]
+            for seed in (0, 0, 1)
+        )
+    assert (len(first["inside"]), len(first["candidates"])) == (200, 401)
+    assert first["inside"] == sorted(first["inside"])
+    assert many[-1] not in first["candidates"]
+    assert first == again
+    assert first["inside"] != other["inside"]
+
+
 @pytest.mark.parametrize(
     ("family", "changes", "status", "said"),
     [
-        (FAMILY, {"region": 2}, 409, "None is left"),
+        (FAMILY, {"region": 2}, 409, "me/rte-0, me/rte-1. Choose another region or target."),
         (FAMILY, {"region": 9}, 404, "no region 9"),
         (FAMILY, {"target": "mnli"}, 409, "holds no rows of 'mnli'"),
         (FAMILY, {"target": "mnlx"}, 404, "mnli"),

@@ -136,7 +136,7 @@ def test_without_regions_or_sources_the_tables_say_so(live: Live, capsys: pytest
     assert "No region." in text
     assert "within regions –, between them –" in text
     assert "The same body under several names: 1, 2." in text
-    assert "2 checkpoints have come since" in text
+    assert "2 registered checkpoints are not in it" in text
     assert "commonest source" not in text
 
 
@@ -205,8 +205,9 @@ def test_what_cannot_be_is_refused(live: Live) -> None:
 def test_weights_are_a_rule_or_numbers() -> None:
     assert read_weights(" uniform ") == "uniform"
     assert read_weights("0.5, .25,1e-1") == [0.5, 0.25, 0.1]
-    with pytest.raises(typer.BadParameter):
-        read_weights("0.5;0.5")
+    for wrong in ("0.5;0.5", "nan,1", "inf,1", ""):
+        with pytest.raises(typer.BadParameter):
+            read_weights(wrong)
 
 
 @pytest.mark.parametrize("command", ["regions", "centroid", "region-study"])

@@ -107,6 +107,14 @@ def test_what_is_shown_is_the_newest_result_and_whether_others_came_since(fresh:
     assert live.http.get(path()).json()["job_id"] == 2
 
 
+def test_a_name_that_scores_brought_is_missing_once_it_is_registered(fresh: Live) -> None:
+    stored(fresh.store, checkpoints=(CheckpointDraft(family=FAMILY, name="me/newer", details=HUB),))
+    assert found(fresh)["registered_since"] == 0
+    stored(fresh.store, checkpoints=(CheckpointDraft(family=FAMILY, name=PUBLISHED, details=HUB),))
+    assert id_of(fresh, PUBLISHED) < id_of(fresh, "me/newer")
+    assert fresh.http.get(path()).json()["registered_since"] == 1
+
+
 def test_before_anybody_has_looked_the_remedy_is_named(live: Live) -> None:
     for where in (path(family=UNSEEN), path("regions/map.png", UNSEEN)):
         problem = live.problem("GET", where, 404)

@@ -18,6 +18,7 @@ from headstart.procedures.region_study import run as region_study
 from headstart.workbench import Briefing, Cancelled, FeatureSpec
 from tests.worker.test_finetune import sentiment
 from tests.worker.tiny_checkpoints import make_tiny
+from worker import workbench
 from worker.workbench import ChildWorkbench, Premises
 
 if TYPE_CHECKING:
@@ -131,6 +132,20 @@ def test_a_cancel_while_mixing_leaves_nothing(place: Path, tmp_path: Path) -> No
         bench.keep_mixture("me/c", members(place, 2, 3), HALVES, checkpoint(place, 1), {})
     assert list((tmp_path / "kept").glob("*")) == []
     assert bench.made is None
+
+
+def test_a_mixture_on_the_way_leaves_the_share_done_to_the_procedure(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workbench, "REPORT_SECONDS", 0.0)
+    sent: list[dict[str, Any]] = []
+    bench = bench_in(place, tmp_path, send=sent.append)
+    bench.report(0.25, "region study", "hull, point 3")
+    bench.mixed(members(place, 2, 3), HALVES, checkpoint(place, 1))
+    told = [one["progress"] for one in sent]
+    assert {one["fraction"] for one in told} == {0.25}
+    assert {"region study", "mixing"} < {one["stage"] for one in told}
+    assert "pooler" not in told[-1]["message"]
 
 
 def test_a_member_that_is_not_there_is_told(place: Path, tmp_path: Path) -> None:

@@ -116,6 +116,13 @@ def test_a_point_on_a_line_and_beyond_it(family: Path, tmp_path: Path, weights: 
         assert torch.equal(values, expected.float())
 
 
+def test_weights_with_too_few_decimals_give_the_mean(family: Path, tmp_path: Path) -> None:
+    found = mixed(trio(family)[:2], (0.3, 0.7000009), family / "vanilla", tmp_path / "mix")
+    one, two = (bare(member)[WORDS] for member in trio(family)[:2])
+    expected = exact([one, two], [Fraction(3_000_000, 10_000_009), Fraction(7_000_009, 10_000_009)])
+    np.testing.assert_allclose(found[f"bert.{WORDS}"].flatten().numpy(), expected, rtol=2e-7)
+
+
 def test_a_member_of_weight_0_is_not_read_and_changes_nothing(own: Path, tmp_path: Path) -> None:
     one, two, _ = trio(own)
     plain = mixed([one, two], HALVES, own / "vanilla", tmp_path / "two")

@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
+import transformers
 from safetensors.torch import load_file
 
 from headstart.checkpoints.card import read_card
@@ -124,12 +126,35 @@ def test_a_disk_that_is_full_leaves_nothing(
 def test_a_copy_of_a_member_is_not_kept(own: Path, tmp_path: Path) -> None:
     first = keep_mixture(mixture_of(own), "me/c", TOLD, ignore, root=tmp_path / "first")
     folder = tmp_path / "first" / first.details["path"]
-    for one in trio(own):
+    for number, one in enumerate(trio(own)):  # of one body, and of several files
         shutil.rmtree(one)
         shutil.copytree(folder, one)
+        with (one / "config.json").open("a") as config:
+            config.write(" " * number)
     with pytest.raises(NotApplicable, match=r"The mixture is 'me/m2', file for file"):
         keep_mixture(mixture_of(own), "me/again", TOLD, ignore, root=tmp_path / "kept")
     assert list((tmp_path / "kept").iterdir()) == []
+
+
+def test_one_checkpoint_of_two_names_is_no_mixture(own: Path, tmp_path: Path) -> None:
+    for one in ("m2", "m3"):
+        shutil.rmtree(own / one)
+        shutil.copytree(own / "m1", own / one)
+    with pytest.raises(NotApplicable, match=r"\('me/m2', 'me/m3', 'me/m4'\) are the same files"):
+        keep_mixture(mixture_of(own), "me/c", TOLD, ignore, root=tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_a_mixture_of_half_precision_is_not_rounded_when_it_is_loaded(
+    own: Path, tmp_path: Path, key: str
+) -> None:
+    told = json.loads((own / "vanilla" / "config.json").read_text())
+    told.pop("dtype", None)
+    (own / "vanilla" / "config.json").write_text(json.dumps(told | {key: "float16"}))
+    made = mixture_in(tmp_path / "mix", mixture_of(own), ignore).folder
+    assert json.loads((made / "config.json").read_text()) == told | {key: "float32"}
+    assert transformers.AutoModel.from_pretrained(made).dtype == torch.float32
 
 
 def test_a_mixture_in_scratch_is_written_once(family: Path, tmp_path: Path) -> None:

@@ -7,20 +7,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from headstart.entities import Lineage
 from headstart.failures import CheckpointNotFound, NonFinite, Refused
+from headstart.regions.lineage import verdict
 from tests.worker.test_task_vectors import DIMS, WEIGHTS, WORDS, change, moved, read, root, saved
 from tests.worker.tiny_checkpoints import make_tiny
-from worker import task_vectors
+from worker import task_vectors, tensor_names
 from worker.cache import Cache
 from worker.checkpoints import read_folder
+from worker.configs import read_config
 from worker.pieces import Body
 from worker.task_vectors import task_vector
+from worker.weights import Weights
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
+    import transformers
 
     from tests.worker.test_task_vectors import State
 
@@ -108,3 +114,46 @@ def test_progress_is_told_and_may_stop_it(root: Path) -> None:
     assert seen == sorted(seen)
     assert len(seen) > 20
     assert not list(cache.root.rglob("sketch.f32"))
+
+
+def test_a_pickle_may_hold_parameters(root: Path) -> None:
+    plain = read(root / "tuned", root / "vanilla")
+    state = load_file(root / "tuned" / WEIGHTS)
+    (root / "tuned" / WEIGHTS).unlink()
+    torch.save(
+        {name: torch.nn.Parameter(x) for name, x in state.items()}, root / "tuned" / "pytorch_model.bin"
+    )
+    assert read(root / "tuned", root / "vanilla").sketch.tolist() == plain.sketch.tolist()
+
+
+def test_weights_of_nothing_but_zeros_are_no_finetunes(root: Path) -> None:
+    change(root / "tuned", lambda state: {name: torch.zeros_like(x) for name, x in state.items()})
+    told = verdict(read(root / "tuned", root / "vanilla"))
+    assert told.state is Lineage.CONTRADICTED
+    assert "cosine to the vanilla's is 0.000, at 1.00 of their norm" in told.reason
+
+
+def test_a_body_is_laid_out_once_for_configurations_that_differ_in_labels_alone(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laid_out = tensor_names._laid_out
+    asked = []
+
+    def counted(config: transformers.PretrainedConfig) -> transformers.PreTrainedModel:
+        asked.append(config.num_labels)
+        return laid_out(config)
+
+    monkeypatch.setattr(tensor_names, "_known", {})
+    monkeypatch.setattr(tensor_names, "_laid_out", counted)
+    read(saved / "tuned", saved / "vanilla")
+    assert len(asked) == 1
+    again = make_names(saved / "vanilla", layers=2)
+    assert len(asked) == 2
+    assert again < make_names(saved / "vanilla", layers=3)
+
+
+def make_names(folder: Path, layers: int) -> int:
+    weights = Weights([folder / WEIGHTS])
+    config = read_config(folder, weights.shapes)
+    config.num_hidden_layers = layers
+    return len(tensor_names.body_names(weights, config))

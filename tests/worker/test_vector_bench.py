@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from headstart.entities import Checkpoint, Lineage, LineageVerdict
-from headstart.failures import CheckpointNotFound, JobFailure
+from headstart.failures import CheckpointNotFound, JobFailure, NonFinite, NotApplicable
 from headstart.procedures.regions import RegionsParams
 from headstart.procedures.regions import run as regions
 from headstart.workbench import Briefing, Cancelled
@@ -101,6 +104,20 @@ def test_a_vanilla_that_cannot_be_read_is_the_jobs_failure(place: Path, tmp_path
     with pytest.raises(JobFailure) as failed:
         list(bench.task_vectors([of(place, 2)], of(place, 1, name)))
     assert isinstance(failed.value, CheckpointNotFound) == (name == "nowhere")
+
+
+def test_a_vanilla_with_gaps_or_without_numbers_contradicts_nobody(place: Path, tmp_path: Path) -> None:
+    file = shutil.copytree(place / "1", tmp_path / "gaps") / "model.safetensors"
+    save_file({f"0.model.{name}": one for name, one in load_file(file).items()}, file, {"format": "pt"})
+    file = shutil.copytree(place / "1", tmp_path / "spoilt") / "model.safetensors"
+    save_file({name: one * math.nan for name, one in load_file(file).items()}, file, {"format": "pt"})
+    bench = bench_in(place, tmp_path)
+    bench.premises = replace(bench.premises, roots=(place, tmp_path))
+    with pytest.raises(NotApplicable, match=r"The vanilla's files have no tensor for embeddings\."):
+        list(bench.task_vectors([of(place, 2)], of(tmp_path, 1, "gaps")))
+    with pytest.raises(NonFinite, match="of the vanilla holds") as failed:
+        list(bench.task_vectors([of(place, 2)], of(tmp_path, 1, "spoilt")))
+    assert failed.value.failure().name == "NonFinite"
 
 
 def test_progress_rises_and_names_the_checkpoint(
