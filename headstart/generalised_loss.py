@@ -1,7 +1,8 @@
 """The generalised loss of a checkpoint on a target: the test loss of a new linear head on its frozen body.
 
-What: multinomial logistic regression on the features of the train rows, its L2 penalty chosen on the
-validation rows, and its loss on the test rows, looked at once. For a regression, ridge in the same way.
+What: multinomial logistic regression on the features of the train rows, its L2 penalty that of the least
+loss on the validation rows, and its loss on the test rows, looked at once. For a regression, ridge in the
+same way.
 Unit: nats a row (log-loss); for a regression the mean squared error as a share of the variance of the test
 values. Range: 0 to infinity; lower is better. Of a head that learnt nothing about ln K, or 1.
 Source: Gueta et al., Findings of EMNLP 2023 (arXiv 2302.04863): drop the head, train a linear probe on the
@@ -71,7 +72,8 @@ def of_classes(split: Split, classes: int, strengths: Sequence[float]) -> Genera
     number = np.full(classes, -1)
     number[seen] = np.arange(len(seen))
     validation = Part(z=split.validation.z, y=number[split.validation.y])
-    choice = choose_head(Part(z=split.train.z, y=codes), validation, split.variance, strengths)
+    train = Part(z=split.train.z, y=codes)
+    choice = choose_head(train, validation, split.variance, strengths, by_loss=True)
     logits, own = choice.head.logits(split.test.z).astype(np.float64), number[split.test.y]
     losses = log_losses(logits[own >= 0], own[own >= 0])
     if not len(losses):

@@ -63,7 +63,7 @@ class RegionMember(_Out):
     )
     x: float | None = Field(description="On the map; null: it has no place there.")
     y: float | None
-    lineage: Lineage
+    lineage: Lineage | None = Field(description="null: a person took the verdict back.")
     reason: str = Field(description="What the lineage rests on.")
 
 

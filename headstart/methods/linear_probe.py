@@ -118,11 +118,17 @@ class Choice:
 
 
 def choose_head(
-    train: Part, validation: Part, variance: Float[np.ndarray, "r"], strengths: Sequence[float]
+    train: Part,
+    validation: Part,
+    variance: Float[np.ndarray, "r"],
+    strengths: Sequence[float],
+    *,
+    by_loss: bool = False,
 ) -> Choice:
     """The head of the strength that the validation rows take, fitted further.
 
-    Classes are 0..K-1, each with a train row; a validation row of another one is -1. Strengths fall.
+    They take the one by which most of them are right, or `by_loss` the one of the least log-loss. Classes
+    are 0..K-1, each with a train row; a validation row of another one is -1. Strengths fall.
     """
     tried: list[Choice] = []
     for l2 in strengths:
@@ -130,7 +136,7 @@ def choose_head(
         tried.append(_judged(head, l2, validation))
         if _idle(tried[:-PATIENCE], tried[-PATIENCE:]):
             break
-    best = max(tried, key=lambda choice: choice.merit)
+    best = max(tried, key=lambda choice: -choice.log_loss if by_loss else choice.merit)
     closer = fit_logistic(train.z, train.y, best.l2, variance, start=best.head, gain=CLOSE)
     return _judged(closer, best.l2, validation)
 

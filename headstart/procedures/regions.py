@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from headstart.checkpoints.descent import source_of
+from headstart.checkpoints.descent import is_mean, source_of
 from headstart.entities import Lineage
 from headstart.failures import CheckpointNotFound, Interrupted, NotApplicable
 from headstart.method import Params, Procedure
@@ -30,7 +30,7 @@ from headstart.regions.purity import adjusted_rand, counts_by_region, purity
 from headstart.regions.sketch import DIMS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from jaxtyping import Float32, Int
 
@@ -61,9 +61,25 @@ class _Read:
     sketch: Float32[np.ndarray, "d"]
 
     @property
+    def lineage(self) -> str | None:
+        """What its weights say, unless a person said otherwise."""
+        return self.checkpoint.lineage if self.told_by_person else str(self.verdict.state)
+
+    @property
+    def reason(self) -> str:
+        """What the lineage rests on."""
+        return str(self.checkpoint.lineage_reason) if self.told_by_person else self.verdict.reason
+
+    @property
+    def told_by_person(self) -> bool:
+        """Whether a person has judged the lineage, or taken a verdict back."""
+        return self.checkpoint.lineage_by == "person"
+
+    @property
     def placeable(self) -> bool:
-        """Whether it is of the family, and moved at all."""
-        return self.verdict.state is Lineage.VERIFIED and bool(np.any(self.sketch))
+        """Whether it is of the family, moved at all, and is no mean: those would pull regions together."""
+        ruled_out = self.lineage == Lineage.CONTRADICTED
+        return not ruled_out and bool(np.any(self.sketch)) and not is_mean(self.checkpoint)
 
 
 def run(bench: Workbench, params: RegionsParams) -> dict[str, Any]:
@@ -85,10 +101,7 @@ def run(bench: Workbench, params: RegionsParams) -> dict[str, Any]:
         "family": params.family,
         "dims": sketches.shape[1],
         "noise": sketch_noise(sketches.shape[1]),
-        "members": [
-            _member(one, source, int(label), found, at.get(one.checkpoint.id))
-            for one, source, label in zip(read, sources, labels, strict=True)
-        ],
+        "members": _members(read, sources, labels, found, at),
         "regions": _regions(read, labels, sources, found),
         "purity": purity(labels, sources),
         "rand": adjusted_rand(labels, sources),
@@ -171,8 +184,38 @@ def _diagnostics(found: Regions) -> dict[str, Any]:
     return told
 
 
-def _member(one: _Read, source: str | None, label: int, found: Regions, row: int | None) -> dict[str, Any]:
-    x, y = (None, None) if row is None else (float(place) for place in found.coordinates[row])
+def _members(
+    read: Sequence[_Read],
+    sources: Sequence[str | None],
+    labels: Int[np.ndarray, "n"],
+    found: Regions,
+    at: Mapping[int, int],
+) -> list[dict[str, Any]]:
+    """All that were read. A mean lies at the mean of its members, in the region that has most of it."""
+    number = {one.checkpoint.id: int(label) for one, label in zip(read, labels, strict=True)}
+    told = []
+    for one, source in zip(read, sources, strict=True):
+        of = _of(one.checkpoint) if is_mean(one.checkpoint) else {one.checkpoint.id: 1.0}
+        place, label = None, -1
+        if of and all(member in at for member in of):
+            place = sum(weight * found.coordinates[at[member]] for member, weight in of.items())
+            share: dict[int, float] = {}
+            for member, weight in of.items():
+                share[number[member]] = share.get(number[member], 0.0) + abs(weight)
+            most = max(share, key=lambda region: share[region])
+            label = most if share[most] > sum(share.values()) / 2 else -1
+        told.append(_member(one, source, label, place))
+    return told
+
+
+def _of(mean: Checkpoint) -> dict[int, float]:
+    """What it is a mean of, and how much of each; nothing where its details do not say."""
+    ids, weights = (mean.details.get(name) or () for name in ("centroid_of", "centroid_weights"))
+    return dict(zip(ids, weights, strict=True)) if len(ids) == len(weights) else {}
+
+
+def _member(one: _Read, source: str | None, label: int, place: Any) -> dict[str, Any]:
+    x, y = (None, None) if place is None else (float(part) for part in place)
     return {
         "id": one.checkpoint.id,
         "name": one.checkpoint.name,
@@ -181,8 +224,8 @@ def _member(one: _Read, source: str | None, label: int, found: Regions, row: int
         "norm": one.norm,
         "x": x,
         "y": y,
-        "lineage": str(one.verdict.state),
-        "reason": one.verdict.reason,
+        "lineage": one.lineage,
+        "reason": one.reason,
     }
 
 

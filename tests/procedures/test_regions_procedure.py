@@ -224,3 +224,48 @@ def test_the_same_seed_gives_the_same_result() -> None:
 
 def test_it_is_work_for_any_worker() -> None:
     assert (REGIONS.queue, REGIONS.needs_rows) == ("cpu", False)
+
+
+def changed(bench: FakeBench, name: str, **changes: Any) -> None:
+    """Another fact about one of the checkpoints."""
+    ones = [replace(one, **changes) if one.name == name else one for one in bench.briefing.candidates]
+    bench.briefing = Briefing(candidates=tuple(ones))
+
+
+def test_a_mean_lies_among_its_members_and_changes_nothing() -> None:
+    vectors = planted({"mnli": 4, "rte": 4})
+    centre = np.mean([vectors[f"mnli-{k}"] for k in range(4)], axis=0)
+    between = (vectors["mnli-0"] + vectors["rte-0"]) / 2
+    without = told(bench_of(plain(vectors)))
+    bench = bench_of(plain(vectors | {"centre-0": centre, "between-0": between}), centre=None, between=None)
+    ids = {one.name: one.id for one in bench.briefing.candidates}
+    of = [ids[f"mnli-{k}"] for k in range(4)]
+    changed(bench, "centre-0", details={"centroid_of": of, "centroid_weights": [0.25] * 4})
+    two = [ids["mnli-0"], ids["rte-0"]]
+    changed(bench, "between-0", details={"centroid_of": two, "centroid_weights": [0.5, 0.5]})
+    found = told(bench)
+    assert found["regions"] == without["regions"]
+    at = {one["name"]: one for one in found["members"]}
+    assert at["centre-0"]["region"] == at["mnli-0"]["region"]
+    assert at["centre-0"]["x"] == pytest.approx(np.mean([at[f"mnli-{k}"]["x"] for k in range(4)]))
+    assert at["between-0"]["region"] is None
+
+
+def test_a_mean_of_who_is_not_there_has_no_place() -> None:
+    vectors = planted({"mnli": 4})
+    bench = bench_of(plain(vectors | {"centre-0": vectors["mnli-0"]}), centre=None)
+    changed(bench, "centre-0", details={"centroid_of": [98, 99], "centroid_weights": [0.5, 0.5]})
+    member = told(bench)["members"][-1]
+    assert (member["region"], member["x"], member["y"]) == (None, None, None)
+
+
+@pytest.mark.parametrize("said", [None, "verified"])
+def test_what_a_person_said_stands(said: str | None) -> None:
+    vectors = plain(planted({"mnli": 4}))
+    vectors["mnli-3"] = vector(planted({"mnli": 4})["mnli-3"], away=1.5)  # which the weights contradict
+    bench = bench_of(vectors)
+    assert next(one for one in told(bench)["members"] if one["name"] == "mnli-3")["region"] is None
+    changed(bench, "mnli-3", lineage=said, lineage_by="person", lineage_reason="Its log names the vanilla.")
+    member = next(one for one in told(bench)["members"] if one["name"] == "mnli-3")
+    assert (member["lineage"], member["region"]) == (said, 1)
+    assert member["reason"] == "Its log names the vanilla."
