@@ -34,7 +34,7 @@ from tokenizers import Tokenizer, models
 from headstart.checkpoints.safetensors import read_header
 from headstart.regions.sketch import DIMS, sketch_of
 from worker.checkpoints import read_folder
-from worker.pieces import FLOATS, Body
+from worker.pieces import Body
 from worker.task_vectors import task_vector
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 SHAPES = {"embeddings": (6_000, 384), **{f"layer.{n}": (768, 768) for n in range(4)}, "bias": (768,)}
 COSINES = (0.0, 0.02, 0.3, 0.9)
 SEEDS = 200
+TORCH = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def quiet(*_: object) -> None:
@@ -83,7 +84,7 @@ def read_and_cast(files: CheckpointFiles, _: CheckpointFiles) -> None:
             header = read_header(file, path.stat().st_size, path.name)
         data = torch.from_numpy(np.fromfile(path, np.uint8))[header.data_at :]
         held = {
-            name: data[tensor.begin : tensor.end].view(FLOATS[tensor.dtype]).float()
+            name: data[tensor.begin : tensor.end].view(TORCH[tensor.dtype]).float()
             for name, tensor in header.tensors.items()
         }
         del held
@@ -97,7 +98,7 @@ def stream_and_cast(files: CheckpointFiles, _: CheckpointFiles) -> None:
         with path.open("rb") as file:
             header = read_header(file, path.stat().st_size, path.name)
             for tensor in header.tensors.values():
-                dtype = FLOATS[tensor.dtype]
+                dtype = TORCH[tensor.dtype]
                 file.seek(header.data_at + tensor.begin)
                 for start in range(tensor.begin, tensor.end, DIMS * dtype.itemsize):
                     part = buffer[: min(tensor.end - start, DIMS * dtype.itemsize)]
