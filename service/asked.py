@@ -1,9 +1,10 @@
-"""Checkpoints of a family that a request names, and errors at one of its fields."""
+"""Checkpoints, vanillas and targets that a request about a family names, and errors at its fields."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from headstart.checkpoints.place import why_no_weights
 from headstart.entities import Lineage
 from headstart.errors import Conflict, HeadstartError, InvalidInput, NotFound, Problem
 from service.job_schemas import JobRequest
@@ -12,7 +13,7 @@ from service.jobs import Known, SeveralUnknown, weighty_checkpoint
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from headstart.entities import Checkpoint, Family
+    from headstart.entities import Checkpoint, Family, Target
     from headstart.store import Store
 
 
@@ -60,6 +61,42 @@ def _ended(note: str) -> str:
     """What a person may have written without a full stop, with one."""
     note = note.rstrip()
     return note if note.endswith((".", "!", "?")) else f"{note}."
+
+
+def vanilla_of(store: Store, family: Family, why_needed: str) -> Checkpoint:
+    """The family's vanilla; Conflict where there is none, or nobody has its weights.
+
+    Args:
+        store: where it is looked up.
+        family: whose.
+        why_needed: a clause without a full stop, such as "gains are over it".
+    """
+    if family.vanilla_id is None:
+        raise conflict(
+            "family",
+            f"The family {family.name!r} has no vanilla yet, and {why_needed}: register it by POST "
+            "/checkpoints with is_vanilla.",
+        )
+    vanilla = store.checkpoint(family.vanilla_id)
+    why = why_no_weights(vanilla)
+    if why is not None:
+        raise conflict(
+            "family",
+            f"The vanilla of {family.name!r} is needed, since {why_needed}. {why} Register its weights by "
+            "POST /checkpoints.",
+        )
+    return vanilla
+
+
+def with_rows(target: Target, why_needed: str) -> Target:
+    """The target; Conflict where the store holds no rows of it. `why_needed`: as of `vanilla_of`."""
+    if target.fingerprint is None:
+        raise conflict(
+            "target",
+            f"The store holds no rows of {target.name!r}, and {why_needed}. Add them by POST /targets under "
+            "this name, or headstart targets add.",
+        )
+    return target
 
 
 def conflict(field: str, message: str) -> Conflict:

@@ -15,11 +15,11 @@ from headstart.procedures.centroid import check_mixture
 from headstart.procedures.keep import NAMES, is_plain_name
 from headstart.recommend import decide
 from headstart.recommend.shares import shares_by_gain
-from service.asked import at, conflict, named
+from service.asked import at, conflict, named, vanilla_of, with_rows
 from service.family_probe import with_weights
 from service.jobs import SeveralUnknown, check_webhook, refusal
 from service.keeping import under_way
-from service.regions import draft_of, newest, vanilla_of
+from service.regions import MEASURED_FROM, draft_of, newest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,7 +59,7 @@ def plan(grounds: Grounds, name: str, wanted: CentroidRequest) -> JobDraft:
     _tried(lambda: _check_name(store, family, wanted.name), wrong)
     _tried(lambda: _check_hook(grounds, wanted), wrong)
     target = None if wanted.target is None else _tried(lambda: _target(store, wanted.target), wrong)
-    vanilla = _tried(lambda: vanilla_of(store, family), wrong)
+    vanilla = _tried(lambda: vanilla_of(store, family, MEASURED_FROM), wrong)
     members = _tried(lambda: _members(store, family, wanted, wrong), wrong)
     if wrong or vanilla is None or members is None:
         raise refusal(wrong)
@@ -103,8 +103,8 @@ def plan_study(grounds: Grounds, name: str, wanted: RegionStudyRequest) -> JobDr
     family = store.family(name)
     wrong: list[tuple[str, HeadstartError]] = []
     _tried(lambda: _check_hook(grounds, wanted), wrong)
-    target = _tried(lambda: _with_rows(_target(store, wanted.target)), wrong)
-    vanilla = _tried(lambda: vanilla_of(store, family), wrong)
+    target = _tried(lambda: with_rows(_target(store, wanted.target), "a study measures on them"), wrong)
+    vanilla = _tried(lambda: vanilla_of(store, family, MEASURED_FROM), wrong)
     inside = _tried(lambda: _of_region(store, family, wanted.region), wrong)
     if wrong or vanilla is None or inside is None or target is None:
         raise refusal(wrong)
@@ -333,16 +333,6 @@ def _target(store: Store, wanted: int | str | None) -> Target:
         return store.target_named(wanted) if isinstance(wanted, str) else store.target(int(wanted or 0))
     except NotFound as error:
         raise at(error, "target") from None
-
-
-def _with_rows(target: Target) -> Target:
-    if target.fingerprint is None:
-        raise conflict(
-            "target",
-            f"The store holds no rows of {target.name!r}, and a study measures on them. Add them by "
-            "POST /targets under this name, or headstart targets add.",
-        )
-    return target
 
 
 def _tried(step: Callable[[], T], wrong: list[tuple[str, HeadstartError]]) -> T | None:

@@ -13,7 +13,7 @@ from headstart.entities import JobDraft, Lineage
 from headstart.errors import Conflict, HeadstartError, InvalidInput, NotFound, Problem
 from headstart.procedures import PROCEDURES
 from headstart.store.paging import all_items
-from service.asked import at, conflict, named
+from service.asked import at, conflict, named, vanilla_of, with_rows
 from service.board import ANY, Board
 from service.jobs import check_webhook, refusal
 from service.pricing import price_of, rates_of, together
@@ -68,9 +68,11 @@ def plan(grounds: Grounds, target_id: int, wanted: RaceRequest, among: Filter = 
             return None
 
     target = grounds.store.target(target_id)
-    tried(lambda: _check_rows(target))
+    tried(lambda: with_rows(target, "a race finetunes on them"))
     family = tried(lambda: _family(grounds.store, wanted.family))
-    vanilla = None if family is None else tried(lambda: _vanilla(grounds.store, family))
+    vanilla = (
+        None if family is None else tried(lambda: vanilla_of(grounds.store, family, "gains are over it"))
+    )
     tried(lambda: _params(wanted, ()))
     if wanted.webhook is not None:
         tried(lambda: check_webhook(str(wanted.webhook), signed=grounds.signed))
@@ -147,39 +149,11 @@ def _params(wanted: RaceRequest, candidates: tuple[int, ...]) -> dict[str, Any]:
         raise invalid(error.errors(include_url=False), params) from None
 
 
-def _check_rows(target: Target) -> None:
-    if target.fingerprint is None:
-        raise conflict(
-            "target",
-            f"The store holds no rows of {target.name!r}, and a race finetunes on them. Add them by "
-            "POST /targets under this name, or headstart targets add.",
-        )
-
-
 def _family(store: Store, name: str) -> Family:
     try:
         return store.family(name)
     except NotFound as error:
         raise at(error, "family") from None
-
-
-def _vanilla(store: Store, family: Family) -> Checkpoint:
-    """The family's vanilla, which every gain is over."""
-    if family.vanilla_id is None:
-        raise conflict(
-            "family",
-            f"The family {family.name!r} has no vanilla yet, and gains are over it: register it by POST "
-            "/checkpoints with is_vanilla.",
-        )
-    vanilla = store.checkpoint(family.vanilla_id)
-    why = why_no_weights(vanilla)
-    if why is not None:
-        raise conflict(
-            "family",
-            f"The vanilla of {family.name!r} has to run first. {why} Register its weights by POST "
-            "/checkpoints.",
-        )
-    return vanilla
 
 
 def _ranked(grounds: Grounds, family: Family, target: Target, most: int, among: Filter) -> list[Checkpoint]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from headstart.checkpoints.place import is_registered, why_no_weights
+from headstart.checkpoints.place import is_registered
 from headstart.entities import JobDraft, Lineage
 from headstart.errors import Conflict, HeadstartError, InvalidInput, NotFound, Problem, TooLarge
 from headstart.procedures import PROCEDURES
-from service.asked import conflict, named
+from service.asked import conflict, named, vanilla_of
 from service.family_probe import with_weights
 from service.jobs import check_webhook, refusal
 from service.region_schemas import MOST_MEMBERS, FamilyRegions
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 REGIONS = "regions"  # the name of the procedure
 FEWEST = 3  # checkpoints beside the vanilla
+MEASURED_FROM = "task vectors are measured from it"
 
 
 def plan(store: Store, name: str, wanted: RegionsRequest, *, signed: bool) -> JobDraft:
@@ -37,7 +38,7 @@ def plan(store: Store, name: str, wanted: RegionsRequest, *, signed: bool) -> Jo
             wrong.append(("", error))
     vanilla = None
     try:
-        vanilla = vanilla_of(store, family)
+        vanilla = vanilla_of(store, family, MEASURED_FROM)
     except Conflict as error:
         wrong.append(("", error))
     others = named(store, family, wanted.checkpoints, "checkpoints", wrong, contradicted=True)
@@ -113,25 +114,6 @@ def draft_of(
         priority=priority,
         webhook=webhook,
     )
-
-
-def vanilla_of(store: Store, family: Family) -> Checkpoint:
-    """The vanilla that the family's task vectors are measured from; Conflict where nobody has its weights."""
-    if family.vanilla_id is None:
-        raise conflict(
-            "family",
-            f"The family {family.name!r} has no vanilla yet, and task vectors are measured from it: register "
-            "it by POST /checkpoints with is_vanilla.",
-        )
-    vanilla = store.checkpoint(family.vanilla_id)
-    why = why_no_weights(vanilla)
-    if why is not None:
-        raise conflict(
-            "family",
-            f"Task vectors are measured from the vanilla of {family.name!r}. {why} Register its weights by "
-            "POST /checkpoints.",
-        )
-    return vanilla
 
 
 def _is_looked_at(checkpoint: Checkpoint) -> bool:

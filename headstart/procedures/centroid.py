@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from headstart.failures import CheckpointNotFound
 from headstart.method import Params, Procedure
-from headstart.procedures.keep import NAMES, is_plain_name
+from headstart.procedures.keep import PlainName  # noqa: TC001 - pydantic reads it
 
 if TYPE_CHECKING:
     from typing import Self
@@ -48,7 +48,7 @@ class CentroidParams(Params):
     """What is mixed, in which shares, and what it is called."""
 
     family: str
-    name: str = Field(description="Of the new checkpoint: NAME or OWNER/NAME.")
+    name: PlainName = Field(description="Of the new checkpoint: NAME or OWNER/NAME.")
     candidates: tuple[int, ...] = Field(description="Checkpoints by id: the vanilla, then the members.")
     weights: tuple[float, ...] = Field(description="One of each member, in their order; they sum to 1.")
     told: Told = Field(default_factory=Told)
@@ -57,13 +57,6 @@ class CentroidParams(Params):
     def members(self) -> tuple[int, ...]:
         """Those that are mixed, by id. The vanilla may be one of them: its id then stands twice."""
         return self.candidates[1:]
-
-    @field_validator("name")
-    @classmethod
-    def _plain(cls, name: str) -> str:
-        if not is_plain_name(name):
-            raise ValueError(NAMES)
-        return name
 
     @model_validator(mode="after")
     def _mixes(self) -> Self:

@@ -11,9 +11,9 @@ A finetune that collapsed is not kept: its score stands in quarantine, and the j
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from headstart.checkpoints.place import is_hub_id
 from headstart.failures import NotApplicable
@@ -33,23 +33,25 @@ NAMES = (
 TOLD = ("metric", "validation", "seed", "learning_rate", "steps")  # of the details
 
 
-class KeepParams(Params):
-    """What the checkpoint is called, and the recipe."""
-
-    name: str = Field(description="Of the new checkpoint: NAME or OWNER/NAME.")
-    finetune: FinetuneParams = Field(default_factory=FinetuneParams, description="The recipe.")
-
-    @field_validator("name")
-    @classmethod
-    def _plain(cls, name: str) -> str:
-        if not is_plain_name(name):
-            raise ValueError(NAMES)
-        return name
-
-
 def is_plain_name(name: str) -> bool:
     """Whether a checkpoint that is kept can be called so: no path, no number (that would be an id)."""
     return is_hub_id(name) and not name.isdecimal()
+
+
+def _plain(name: str) -> str:
+    if not is_plain_name(name):
+        raise ValueError(NAMES)
+    return name
+
+
+PlainName = Annotated[str, AfterValidator(_plain)]
+
+
+class KeepParams(Params):
+    """What the checkpoint is called, and the recipe."""
+
+    name: PlainName = Field(description="Of the new checkpoint: NAME or OWNER/NAME.")
+    finetune: FinetuneParams = Field(default_factory=FinetuneParams, description="The recipe.")
 
 
 def run(bench: Workbench, params: KeepParams) -> dict[str, Any]:

@@ -248,6 +248,6 @@ def test_a_family_without_a_vanilla_or_candidates_is_409(shared: Live) -> None:
     )
     assert "no vanilla yet" in refused(shared, 409, {"family": "orphans"})[0][1]
     assert "no checkpoint but its vanilla" in refused(shared, 409, {"family": "org/lone"})[0][1]
-    assert "has to run first" in refused(shared, 409, {"family": "a secret"})[0][1]
+    assert "is needed, since" in refused(shared, 409, {"family": "a secret"})[0][1]
     ((field, message),) = refused(shared, 422, ASKED | {"candidates": [FAMILY]})
     assert (field, "alone" in message) == ("candidates", True)
