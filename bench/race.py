@@ -1,6 +1,7 @@
 """Does a race find the best start, and at what share of finetuning every candidate?
 
     python -m bench.race [--worlds 60] [--tables ../shared/data/model-recycling] [--targets 8] [--json]
+    python -m bench.race --recorded evidence/study.jsonl.gz
 
 Worlds of 12 candidates and the vanilla: true gains, seed noise, and learning curves drawn on top of them
 (`tests.race.worlds`), so that the best is known. Gains are drawn with what is known of them beforehand
@@ -9,6 +10,8 @@ and from one that reacts three times as strongly as foretold ("strong"). With th
 they were measured in the three families: the 12 that most is expected of by a fit without the target, their
 published gains taken for the truth, each with SEEDS draws of curves. Curves are synthetic there too: nobody
 published any.
+
+With --recorded, races over finetunes that really ran (`bench.recorded`), and nothing else.
 
 Regret is the true gain of the best less that of the pick, in points; the race picks the vanilla where it
 expects less than 0.5 points ("race"), or whoever it expects most of ("race, worth 0"). Cost counts
@@ -27,6 +30,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from bench.recorded import recorded
 from headstart.race.belief import believe
 from headstart.race.policy import pick
 from headstart.race.prior import prior_of
@@ -161,10 +165,15 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, default=60, help="of each synthetic kind")
     parser.add_argument("--tables", type=Path, default=Path("../shared/data/model-recycling"))
     parser.add_argument("--targets", type=int, default=8, help="of each published family")
+    parser.add_argument("--recorded", type=Path, help="what bench.study wrote; then nothing is drawn")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    kinds = {name: [make(seed) for seed in range(options.worlds)] for name, make in SYNTHETIC.items()}
-    if options.tables.is_dir() and options.targets:
+    kinds: dict[str, list[World]] = {}
+    if options.recorded is not None:
+        kinds.update(recorded(options.recorded))
+    else:
+        kinds |= {name: [make(seed) for seed in range(options.worlds)] for name, make in SYNTHETIC.items()}
+    if options.recorded is None and options.tables.is_dir() and options.targets:
         kinds["published gains, synthetic curves"] = list(published(options.tables, options.targets))
     found = {name: compared(worlds) for name, worlds in kinds.items()}
     if options.json:
