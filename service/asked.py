@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 from headstart.checkpoints.place import why_no_weights
 from headstart.entities import Lineage
@@ -11,10 +12,31 @@ from service.job_schemas import JobRequest
 from service.jobs import Known, SeveralUnknown, weighty_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from headstart.entities import Checkpoint, Family, Target
     from headstart.store import Store
+    from service.snapshot import Snapshot
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Grounds:
+    """Where a request is looked up."""
+
+    store: Store
+    snapshot: Snapshot
+    signed: bool  # webhooks are signed, so that jobs may have one
+
+
+def tried(step: Callable[[], T], wrong: list[tuple[str, HeadstartError]]) -> T | None:
+    """What the step gives; what it refuses is added to `wrong`, so that all of it can be told at once."""
+    try:
+        return step()
+    except (InvalidInput, NotFound, Conflict) as error:
+        wrong.append(("", error))
+        return None
 
 
 def named(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -10,24 +9,23 @@ import numpy as np
 from headstart.checkpoints.descent import is_mean, source_of, tuned_on
 from headstart.checkpoints.lineage import same_name
 from headstart.entities import Lineage
-from headstart.errors import Conflict, HeadstartError, InvalidInput, NotFound, Problem, nearest_names
+from headstart.errors import HeadstartError, InvalidInput, NotFound, Problem, nearest_names
 from headstart.procedures.centroid import check_mixture
 from headstart.procedures.keep import NAMES, is_plain_name
 from headstart.recommend import decide
 from headstart.recommend.shares import shares_by_gain
-from service.asked import at, conflict, named, vanilla_of, with_rows
+from service.asked import Grounds, at, conflict, named, tried, vanilla_of, with_rows
 from service.family_probe import with_weights
 from service.jobs import SeveralUnknown, check_webhook, refusal
 from service.keeping import under_way
 from service.regions import MEASURED_FROM, draft_of, newest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from headstart.entities import Checkpoint, Family, JobDraft, Target
     from headstart.store import Store
     from service.region_schemas import CentroidRequest, RegionStudyRequest
-    from service.snapshot import Snapshot
 
 T = TypeVar("T")
 
@@ -35,15 +33,6 @@ CENTROID, STUDY = "centroid", "region_study"  # names of procedures
 FEWEST = 2  # members
 MOST_SHOWN = 10  # names in one sentence
 MOST_STUDIED = 200  # of a region, and of those outside of it: a study makes a probe for each
-
-
-@dataclass(frozen=True, slots=True)
-class Grounds:
-    """Where a request is looked up."""
-
-    store: Store
-    snapshot: Snapshot
-    signed: bool  # webhooks are signed, so that jobs may have one
 
 
 def plan(grounds: Grounds, name: str, wanted: CentroidRequest) -> JobDraft:
@@ -56,11 +45,11 @@ def plan(grounds: Grounds, name: str, wanted: CentroidRequest) -> JobDraft:
     store = grounds.store
     family = store.family(name)
     wrong: list[tuple[str, HeadstartError]] = []
-    _tried(lambda: _check_name(store, family, wanted.name), wrong)
-    _tried(lambda: _check_hook(grounds, wanted), wrong)
-    target = None if wanted.target is None else _tried(lambda: _target(store, wanted.target), wrong)
-    vanilla = _tried(lambda: vanilla_of(store, family, MEASURED_FROM), wrong)
-    members = _tried(lambda: _members(store, family, wanted, wrong), wrong)
+    tried(lambda: _check_name(store, family, wanted.name), wrong)
+    tried(lambda: _check_hook(grounds, wanted), wrong)
+    target = None if wanted.target is None else tried(lambda: _target(store, wanted.target), wrong)
+    vanilla = tried(lambda: vanilla_of(store, family, MEASURED_FROM), wrong)
+    members = tried(lambda: _members(store, family, wanted, wrong), wrong)
     if wrong or vanilla is None or members is None:
         raise refusal(wrong)
     members, means = _without_means(members) if wanted.region is not None else (members, [])
@@ -102,10 +91,10 @@ def plan_study(grounds: Grounds, name: str, wanted: RegionStudyRequest) -> JobDr
     store = grounds.store
     family = store.family(name)
     wrong: list[tuple[str, HeadstartError]] = []
-    _tried(lambda: _check_hook(grounds, wanted), wrong)
-    target = _tried(lambda: with_rows(_target(store, wanted.target), "a study measures on them"), wrong)
-    vanilla = _tried(lambda: vanilla_of(store, family, MEASURED_FROM), wrong)
-    inside = _tried(lambda: _of_region(store, family, wanted.region), wrong)
+    tried(lambda: _check_hook(grounds, wanted), wrong)
+    target = tried(lambda: with_rows(_target(store, wanted.target), "a study measures on them"), wrong)
+    vanilla = tried(lambda: vanilla_of(store, family, MEASURED_FROM), wrong)
+    inside = tried(lambda: _of_region(store, family, wanted.region), wrong)
     if wrong or vanilla is None or inside is None or target is None:
         raise refusal(wrong)
     result = newest(store, family.name).result or {}
@@ -333,14 +322,6 @@ def _target(store: Store, wanted: int | str | None) -> Target:
         return store.target_named(wanted) if isinstance(wanted, str) else store.target(int(wanted or 0))
     except NotFound as error:
         raise at(error, "target") from None
-
-
-def _tried(step: Callable[[], T], wrong: list[tuple[str, HeadstartError]]) -> T | None:
-    try:
-        return step()
-    except (InvalidInput, NotFound, Conflict) as error:
-        wrong.append(("", error))
-        return None
 
 
 def _some(words: Sequence[str]) -> str:

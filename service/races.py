@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from headstart.checkpoints.place import why_no_weights
 from headstart.entities import JobDraft, Lineage
-from headstart.errors import Conflict, HeadstartError, InvalidInput, NotFound, Problem
+from headstart.errors import HeadstartError, InvalidInput, NotFound, Problem
 from headstart.procedures import PROCEDURES
 from headstart.store.paging import all_items
-from service.asked import at, conflict, named, vanilla_of, with_rows
+from service.asked import Grounds, at, conflict, named, tried, vanilla_of, with_rows
 from service.board import ANY, Board
 from service.jobs import check_webhook, refusal
 from service.pricing import price_of, rates_of, together
@@ -21,13 +21,12 @@ from service.race_schemas import CandidatePrice, RacePrice
 from service.validation import invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from headstart.entities import Checkpoint, Family, Target
     from headstart.store import Store
     from service.board import Filter
     from service.race_schemas import RaceRequest
-    from service.snapshot import Snapshot
 
 T = TypeVar("T")
 RACE = "race"  # the name of the procedure
@@ -43,15 +42,6 @@ class Race:
     candidates: tuple[Checkpoint, ...]  # the vanilla first
 
 
-@dataclass(frozen=True, slots=True)
-class Grounds:
-    """Where a race is looked up."""
-
-    store: Store
-    snapshot: Snapshot
-    signed: bool  # webhooks are signed, so that jobs may have one
-
-
 def plan(grounds: Grounds, target_id: int, wanted: RaceRequest, among: Filter = ANY) -> Race:
     """The race that is asked for; where it names no candidates, of those that pass the filter `among`.
 
@@ -60,22 +50,15 @@ def plan(grounds: Grounds, target_id: int, wanted: RaceRequest, among: Filter = 
     """
     wrong: list[tuple[str, HeadstartError]] = []
 
-    def tried(step: Callable[[], T]) -> T | None:
-        try:
-            return step()
-        except (InvalidInput, NotFound, Conflict) as error:
-            wrong.append(("", error))
-            return None
-
     target = grounds.store.target(target_id)
-    tried(lambda: with_rows(target, "a race finetunes on them"))
-    family = tried(lambda: _family(grounds.store, wanted.family))
-    vanilla = (
-        None if family is None else tried(lambda: vanilla_of(grounds.store, family, "gains are over it"))
-    )
-    tried(lambda: _params(wanted, ()))
+    tried(lambda: with_rows(target, "a race finetunes on them"), wrong)
+    family = tried(lambda: _family(grounds.store, wanted.family), wrong)
+    vanilla = None
+    if family is not None:
+        vanilla = tried(lambda: vanilla_of(grounds.store, family, "gains are over it"), wrong)
+    tried(lambda: _params(wanted, ()), wrong)
     if wanted.webhook is not None:
-        tried(lambda: check_webhook(str(wanted.webhook), signed=grounds.signed))
+        tried(lambda: check_webhook(str(wanted.webhook), signed=grounds.signed), wrong)
     chosen = [] if family is None else named(grounds.store, family, wanted.candidates, "candidates", wrong)
     if wrong or family is None or vanilla is None:
         raise refusal(wrong)

@@ -9,6 +9,7 @@ import orjson
 from headstart.entities import RecordedResponse
 from headstart.errors import InvalidInput, Problem
 from service import races
+from service.asked import Grounds
 from service.auth import KEY, check_scope
 from service.board import Filter
 from service.race_schemas import RaceRequest
@@ -66,7 +67,7 @@ def refined(question: Question, request: Request, snapshot: Snapshot, body: byte
     licenses = tuple(sorted({one.casefold() for one in question.licenses}))
     among = Filter(question.max_parameters, licenses, question.exclude)
     desk = desk_of(request)
-    race = races.plan(races.Grounds(desk.store, snapshot, desk.signed), target_id, wanted, among)
+    race = races.plan(Grounds(desk.store, snapshot, desk.signed), target_id, wanted, among)
 
     def written(answers: Sequence[Submission]) -> RecordedResponse:
         (answer,) = answers

@@ -59,11 +59,8 @@ def regions(
                 "priority": priority,
                 "webhook": webhook,
             }
-            answer = client.request("POST", path, json=given(request))
-            if not wait:
-                _show_queued(answer, as_json=as_json)
+            if _ended(client, path, request, "The search for regions", wait=wait, as_json=as_json) is None:
                 return
-            finished(client, answer["job"]["id"], "The search for regions", quiet=as_json)
         found = client.request("GET", path)
         if as_json:
             print_json(found)
@@ -126,11 +123,10 @@ def centroid(
         "webhook": webhook,
     }
     with Client(url) as client:
-        answer = client.request("POST", f"/families/{quoted(family)}/centroids", json=given(request))
-        if not wait:
-            _show_queued(answer, as_json=as_json)
-            return
-        job = finished(client, answer["job"]["id"], "The centroid", quiet=as_json)
+        path = f"/families/{quoted(family)}/centroids"
+        job = _ended(client, path, request, "The centroid", wait=wait, as_json=as_json)
+    if job is None:
+        return
     if as_json:
         print_json(job)
         return
@@ -176,11 +172,10 @@ def region_study(
         "webhook": webhook,
     }
     with Client(url) as client:
-        answer = client.request("POST", f"/families/{quoted(family)}/region-study", json=given(request))
-        if not wait:
-            _show_queued(answer, as_json=as_json)
-            return
-        job = finished(client, answer["job"]["id"], "The study", quiet=as_json)
+        path = f"/families/{quoted(family)}/region-study"
+        job = _ended(client, path, request, "The study", wait=wait, as_json=as_json)
+    if job is None:
+        return
     if as_json:
         print_json(job)
     else:
@@ -206,11 +201,18 @@ def read_weights(text: str) -> str | list[float]:
     return weights
 
 
-def _show_queued(answer: dict[str, Any], *, as_json: bool) -> None:
+def _ended(
+    client: Client, path: str, request: dict[str, Any], what: str, *, wait: bool, as_json: bool
+) -> dict[str, Any] | None:
+    """The job that is asked for, once it has ended; None where nobody waits: it is shown as queued."""
+    answer = client.request("POST", path, json=given(request))
+    if wait:
+        return finished(client, answer["job"]["id"], what, quiet=as_json)
     if as_json:
         print_json(answer)
     else:
         job_tables.show_submission(answer)
+    return None
 
 
 def _write(path: Path, data: bytes) -> None:

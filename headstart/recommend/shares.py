@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from headstart.recommend.levels import NORMAL_QUANTILE_90
+
 if TYPE_CHECKING:
     from jaxtyping import Float
 
     from headstart.recommend.decide import Prediction
 
-NORMAL_80 = 2 * 1.2815515655446004  # standard deviations that an 80 % interval of a Gaussian is wide
+NORMAL_80 = 2 * NORMAL_QUANTILE_90  # standard deviations that an 80 % interval of a Gaussian is wide
 LEAST_SPREAD = 1e-3  # points
 LOWEST = -700.0  # spreads; exp of less is 0
 

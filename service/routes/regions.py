@@ -6,6 +6,7 @@ from fastapi import APIRouter, Path, Response
 
 from service import centroids, job_schemas, region_plot, regions, schemas
 from service import region_schemas as wire
+from service.asked import Grounds
 from service.deps import SnapshotsDep, StoreDep
 from service.errors import documented
 from service.routes.jobs import ACCEPTED, DeskDep, written
@@ -69,7 +70,7 @@ def make_centroid(
     The members are those of a region, a list, or what a rule fits; those tuned on `target` are left out. Its
     job ends with the checkpoint registered, which is then probed and ranked like any other.
     """
-    grounds = centroids.Grounds(desk.store, current(snapshots), desk.signed)
+    grounds = Grounds(desk.store, current(snapshots), desk.signed)
     draft = centroids.plan(grounds, name, body)
     return desk.once(body, f"POST /families/{name}/centroids", lambda: desk.take(draft), written)
 
@@ -88,6 +89,6 @@ def study_region(
 
     Its `result` says how often what lies inside beats what lies outside, with intervals.
     """
-    grounds = centroids.Grounds(desk.store, current(snapshots), desk.signed)
+    grounds = Grounds(desk.store, current(snapshots), desk.signed)
     draft = centroids.plan_study(grounds, name, body)
     return desk.once(body, f"POST /families/{name}/region-study", lambda: desk.take(draft), written)

@@ -12,6 +12,7 @@ from headstart.errors import Forbidden, InvalidInput, Problem
 from headstart.settings import Settings
 from service import job_schemas, races, schemas
 from service.accepting import ACCEPTED, accept_source
+from service.asked import Grounds
 from service.deps import SettingsDep, SnapshotsDep, StoreDep, WakeDep
 from service.errors import documented
 from service.forms import accept_upload, invalid, read_form
@@ -147,7 +148,7 @@ def race_on_target(
     Its job ends with a verdict in `result` (RaceResult), and the score of every run that came to its end is
     evidence. An equal race that is under way is joined.
     """
-    race = races.plan(races.Grounds(desk.store, current(snapshots), desk.signed), target_id, body)
+    race = races.plan(Grounds(desk.store, current(snapshots), desk.signed), target_id, body)
     if body.dry_run:
         price = races.price(desk.store, race)
         return Response(price.model_dump_json(), media_type=JSON)
