@@ -15,22 +15,12 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from headstart import __version__
-from headstart.checkpoints.card import read_card
-from headstart.checkpoints.describe import details_of, parameters_of
-from headstart.checkpoints.files import (
-    CARD,
-    CONFIG,
-    MOST_CONFIG_BYTES,
-    find_folder,
-    headers_of,
-    read_object,
-)
+from headstart.checkpoints.files import CARD, CONFIG
 from headstart.checkpoints.kept_card import Provenance, kept_card
-from headstart.checkpoints.place import FOLDER
-from headstart.entities import CheckpointDraft
 from headstart.failures import Interrupted, JobFailure
 from worker.checkpoints import read_folder
 from worker.classifier import PooledClassifier
+from worker.describing import draft_of
 from worker.kept_model import HEAD, Units, write_model
 from worker.tuned import trained
 
@@ -38,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from headstart.entities import Checkpoint, Target
+    from headstart.entities import Checkpoint, CheckpointDraft, Target
     from headstart.workbench import FinetuneSpec, Judge
     from worker.checkpoints import CheckpointFiles
     from worker.tuned import Inputs, Report, Trained
@@ -139,10 +129,6 @@ def _provenance(found: Trained, subject: Subject, use: str) -> Provenance:
 
 def _draft(files: CheckpointFiles, base: CheckpointFiles, subject: Subject, root: Path) -> CheckpointDraft:
     """As the import of such a folder would describe it, and what it came from."""
-    folder = find_folder(files.folder, [root], pickles=False)
-    config = read_object(folder.path / CONFIG, MOST_CONFIG_BYTES)
-    card = read_card((folder.path / CARD).read_text(encoding="utf-8"))
-    headers = headers_of(folder)
     score = subject.card["score"]
     came_from = {
         "base_model": subject.base.name,
@@ -155,21 +141,16 @@ def _draft(files: CheckpointFiles, base: CheckpointFiles, subject: Subject, root
         "finetuned_stderr": score["stderr"],
         "finetuned_seed": score["seed"],
     }
-    place = {
-        "source": FOLDER,
-        "path": str(folder.path),
-        "files": {path.name: path.stat().st_size for path in folder.files},
-        "revision": files.digest,
-    }
-    counted = parameters_of(config, headers)
-    return CheckpointDraft(
+    draft = draft_of(
+        files,
+        root,
         family=subject.base.family,
         name=subject.name,
-        revision=files.digest,
-        parameters=counted if subject.base.parameters is None else subject.base.parameters,
         license=subject.base.license,
-        details=details_of(config, card, headers) | place | came_from,
+        came_from=came_from,
     )
+    parameters = subject.base.parameters
+    return draft if parameters is None else replace(draft, parameters=parameters)
 
 
 def _settle(folder: Path) -> None:

@@ -10,14 +10,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from headstart import __version__
-from headstart.checkpoints.card import read_card
-from headstart.checkpoints.describe import details_of, parameters_of
-from headstart.checkpoints.files import CARD, CONFIG, MOST_CONFIG_BYTES, find_folder, headers_of, read_object
+from headstart.checkpoints.files import CARD
 from headstart.checkpoints.mixture_card import Member, MixtureProvenance, mixture_card, shared_license
-from headstart.checkpoints.place import FOLDER
-from headstart.entities import CheckpointDraft
 from headstart.failures import NotApplicable
 from worker.checkpoints import read_folder
+from worker.describing import draft_of
 from worker.keeping import publish
 from worker.mixing import STAGE, write_mixture
 
@@ -25,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from headstart.entities import Checkpoint
+    from headstart.entities import Checkpoint, CheckpointDraft
     from worker.checkpoints import CheckpointFiles
     from worker.mixing import MixFacts, Report
 
@@ -148,10 +145,6 @@ def _draft(
     mixture: Mixture, name: str, told: Mapping[str, Any], files: CheckpointFiles, root: Path
 ) -> CheckpointDraft:
     """As the import of such a folder would describe it, and what it was made of."""
-    folder = find_folder(files.folder, [root], pickles=False)
-    config = read_object(folder.path / CONFIG, MOST_CONFIG_BYTES)
-    card = read_card((folder.path / CARD).read_text(encoding="utf-8"))
-    headers = headers_of(folder)
     came_from = {
         "base_model": mixture.vanilla.name,
         "base_model_told_by": "job",
@@ -163,17 +156,11 @@ def _draft(
         "centroid_weights": list(mixture.weights),
         **{_TOLD[key]: value for key, value in told.items() if key in _TOLD and value not in (None, [], ())},
     }
-    place = {
-        "source": FOLDER,
-        "path": str(folder.path),
-        "files": {path.name: path.stat().st_size for path in folder.files},
-        "revision": files.digest,
-    }
-    return CheckpointDraft(
+    return draft_of(
+        files,
+        root,
         family=mixture.vanilla.family,
         name=name,
-        revision=files.digest,
-        parameters=parameters_of(config, headers),
         license=shared_license(mixture.vanilla, mixture.members),
-        details=details_of(config, card, headers) | place | came_from,
+        came_from=came_from,
     )

@@ -26,14 +26,6 @@ def token_ids(folder: Path) -> Mapping[str, int] | None:
     return None
 
 
-def first_other(ours: Mapping[str, int], theirs: Mapping[str, int]) -> tuple[str, int, int | None] | None:
-    """The first token of ours, by its id, that they have elsewhere: the token, its id, and theirs or None."""
-    for token, number in sorted(ours.items(), key=lambda item: item[1]):
-        if theirs.get(token) != number:
-            return token, number, theirs.get(token)
-    return None
-
-
 def agreement(one: Path, other: Path, most_ids: int | None = None) -> float | None:
     """The share of the ids below `most_ids` that the tokenizers of both folders give to one token.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from headstart.failures import Refused
-from worker.token_ids import agreement, first_other, token_ids
+from worker.token_ids import agreement, token_ids
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,9 +50,6 @@ def test_the_share_is_of_the_ids_that_both_have(tmp_path: Path) -> None:
     other = written(tmp_path / "2", "vocab.txt", "a\nB\nc\nd\ne")
     assert agreement(one, other) == 0.75
     assert agreement(other, one, most_ids=2) == 0.5
-    assert first_other(token_ids(one) or {}, token_ids(other) or {}) == ("b", 1, None)
-    assert first_other(token_ids(one) or {}, IDS) == ("a", 0, 1)
-    assert first_other(IDS, IDS | {"more": 4}) is None
 
 
 @pytest.mark.parametrize(
