@@ -44,7 +44,11 @@ class Diagnosis:
         found = []
         if self.chains < FEWEST_CHAINS:
             found.append(f"{self.chains} chains are too few to tell: run {FEWEST_CHAINS} or more.")
-        if not self.rhat <= MOST_RHAT:
+        if self.stuck:
+            return (*found, "A chain stands still: it is the same in draw after draw.")
+        if not math.isfinite(self.mean):
+            return (*found, "Draws are NaN or infinite.")
+        if self.chains > 1 and not self.rhat <= MOST_RHAT:  # one chain has none
             found.append(f"The chains disagree: R-hat is {self.rhat:.3f}, over {MOST_RHAT}.")
         if not self.effective >= FEWEST_EFFECTIVE:
             found.append(
@@ -55,6 +59,11 @@ class Diagnosis:
         return tuple(found)
 
     @property
+    def stuck(self) -> bool:
+        """Whether a chain stands still, for a third of its draws or longer."""
+        return self.rhat == math.inf and math.isfinite(self.mean)
+
+    @property
     def converged(self) -> bool:
         """Whether nothing speaks against the mean."""
         return not self.faults
@@ -63,7 +72,8 @@ class Diagnosis:
 def diagnose(draws: Float[np.ndarray, "c d"]) -> Diagnosis:
     """Judge c chains of d draws each, burn-in left out.
 
-    A chain that never moved, or draws that are not finite, have an R-hat of infinity and no effective draws.
+    A chain that stands still in its first third or its last, or draws that are not finite, have an R-hat of
+    infinity and no effective draws. One chain has an R-hat of NaN.
 
     Raises: ValueError for fewer than 1 chain or 24 draws.
     """
@@ -72,17 +82,18 @@ def diagnose(draws: Float[np.ndarray, "c d"]) -> Diagnosis:
         raise ValueError(f"Draws are chains x {FEWEST_DRAWS} or more, not {draws.shape}.")
     chains, length = draws.shape
     told = {"chains": chains, "draws": length}
-    finite = bool(np.isfinite(draws).all())
-    stuck = bool((np.ptp(draws, axis=1) == 0).any())
-    if not finite or stuck:
-        mean = float(draws.mean()) if finite else math.nan
+    finite, scale = bool(np.isfinite(draws).all()), _power_of_two(np.abs(draws).max())
+    draws = draws / scale if finite else draws  # so that no square overflows
+    mean = scale * float(draws.mean()) if finite else math.nan
+    if not finite or any((np.ptp(part, axis=1) == 0).any() for part in _thirds(draws)):
         return Diagnosis(mean=mean, stderr=math.inf, rhat=math.inf, effective=0.0, drift=math.nan, **told)
     from arviz_stats.base.array import array_stats  # noqa: PLC0415 - a second, off the start of the service
 
-    rhat = array_stats.rhat(draws, chain_axis=0, draw_axis=1) if chains > 1 else math.nan
+    with np.errstate(invalid="ignore"):  # draws of two values that take turns have one of nothing
+        rhat = array_stats.rhat(draws, chain_axis=0, draw_axis=1) if chains > 1 else math.nan
     return Diagnosis(
-        mean=float(draws.mean()),
-        stderr=_stderr(draws),
+        mean=mean,
+        stderr=scale * _stderr(draws),
         rhat=float(rhat),
         effective=float(array_stats.ess(draws, chain_axis=0, draw_axis=1)),
         drift=_drift(draws),
@@ -92,9 +103,19 @@ def diagnose(draws: Float[np.ndarray, "c d"]) -> Diagnosis:
 
 def _drift(draws: Float[np.ndarray, "c d"]) -> float:
     """Geweke (1992) over all chains: the last third's mean less the first's, in its Monte Carlo errors."""
-    third = draws.shape[1] // 3
-    first, last = draws[:, :third], draws[:, -third:]
+    first, last = _thirds(draws)
     return float((last.mean() - first.mean()) / math.hypot(_stderr(first), _stderr(last)))
+
+
+def _thirds(draws: Float[np.ndarray, "c d"]) -> tuple[Float[np.ndarray, "c t"], Float[np.ndarray, "c t"]]:
+    """The first and the last."""
+    third = draws.shape[1] // 3
+    return draws[:, :third], draws[:, -third:]
+
+
+def _power_of_two(largest: float) -> float:
+    """At most a finite number, and more than half of it; 1 for 0. To divide by it rounds nothing."""
+    return math.ldexp(0.5, math.frexp(largest)[1]) if 0 < largest < math.inf else 1.0
 
 
 def _stderr(draws: Float[np.ndarray, "c d"]) -> float:

@@ -53,8 +53,11 @@ class Axes:
         return found
 
 
-def principal_axes(x: Float32[np.ndarray, "n d"]) -> Axes:
+def principal_axes(x: Float32[np.ndarray, "n d"], *, standardised: bool = True) -> Axes:
     """The axes of the correlation matrix; columns that are constant to fp32 count as nothing.
+
+    Not `standardised`: those of the covariance, all columns in one unit, their rms deviation. A column that
+    hardly varies then hardly counts, and no weight on it is large.
 
     At most min(n - 1, d) axes have a variance. The others are left out, which changes no ridge or logistic
     head: its weights lie in the span of the rows.
@@ -66,6 +69,8 @@ def principal_axes(x: Float32[np.ndarray, "n d"]) -> Axes:
         gram += block.T @ block
     deviation = np.sqrt(np.diag(gram) / len(x))
     varies = deviation > 1e-6 * np.abs(centre)
+    if not standardised:
+        deviation = np.full_like(deviation, np.sqrt(np.mean(deviation[varies] ** 2)) if varies.any() else 1.0)
     shrink = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=varies)
     variance, axes = spectrum(gram * shrink[:, None] * shrink / len(x))
     return Axes(

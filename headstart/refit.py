@@ -1,4 +1,8 @@
-"""Refit the posteriors that the evidence has outgrown. The one place where fit and store meet."""
+"""Refit the posteriors that the evidence has outgrown. The one place where fit and store meet.
+
+Beside each posterior stands what static scores foretell in the same evidence
+(`headstart.recommend.predictors`), as a row of a format of its own, which no answer has to read.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from headstart.recommend import predictors
 from headstart.recommend.fit import fit, needs_others
 from headstart.recommend.posterior import FORMAT, to_bytes
 
@@ -17,10 +22,9 @@ if TYPE_CHECKING:
 
 
 def is_stale(store: Store) -> bool:
-    """Whether any family's newest posterior is older than the evidence."""
-    version = store.evidence_version()
-    newest = store.newest_posteriors(FORMAT)
-    return any(newest.get(family.name, (0, -1))[1] < version for family in store.families())
+    """Whether any family's newest posterior, or what stands beside it, is older than the evidence."""
+    version, fitted = store.evidence_version(), _fitted(store)
+    return any(fitted.get(family.name, -1) < version for family in store.families())
 
 
 def refit_stale(store: Store) -> int:
@@ -30,8 +34,7 @@ def refit_stale(store: Store) -> int:
     Safe to run in several processes at once: a posterior is a pure function of the evidence, so the worst
     case is the same row twice.
     """
-    version = store.evidence_version()
-    newest = store.newest_posteriors(FORMAT)
+    version, done = store.evidence_version(), _fitted(store)
     names = [family.name for family in store.families()]
     read: dict[str, FamilyEvidence] = {}
 
@@ -42,13 +45,21 @@ def refit_stale(store: Store) -> int:
 
     fitted = 0
     for name in names:
-        if newest.get(name, (0, -1))[1] >= version:
+        if done.get(name, -1) >= version:
             continue
         evidence = evidence_of(name)
         posterior = fit(evidence, others_of(evidence, names, evidence_of))
         store.save_posterior(name, evidence.evidence_version, FORMAT, to_bytes(posterior))
+        told = predictors.to_bytes(predictors.predictors(evidence, posterior))
+        store.save_posterior(name, evidence.evidence_version, predictors.FORMAT, told)
         fitted += 1
     return fitted
+
+
+def _fitted(store: Store) -> dict[str, int]:
+    """Family -> evidence version of its newest posterior or of what stands beside it, whichever is older."""
+    posteriors, beside = (store.newest_posteriors(one) for one in (FORMAT, predictors.FORMAT))
+    return {name: min(posteriors[name][1], beside[name][1]) for name in posteriors.keys() & beside.keys()}
 
 
 def others_of(

@@ -24,6 +24,8 @@ Pooling = Literal["mean", "first", "last"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 Tuning = Literal["full", "bitfit", "lora", "head"]
+Objective = Literal["classification", "masked-lm", "causal-lm"]
+Scheme = Literal["euler", "crank-nicolson"]
 
 DEATHS = "deaths"  # file in a job's folder: a line for each process that died at the job on this machine
 LAST = "last"  # the last hidden layer
@@ -120,6 +122,62 @@ class Finetuned:
     facts: dict[str, Any]  # device, dtype, tokens, steps, seconds, memory, ...: for a score's details
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LinearHead:
+    """Logits = pooled features @ weights + bias."""
+
+    weights: Float[np.ndarray, "d K"]
+    bias: Float[np.ndarray, "K"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ChainSpec:
+    """Which local posterior around a checkpoint is sampled, and how: see `headstart.methods.free_energy`.
+
+    Its density is proportional to exp(-n beta L_n(w) - (gamma/2) |w - w*|^2), L_n the mean loss of n train
+    rows. The body moves; the head stays, unless `moves_head`.
+    """
+
+    objective: Objective = "classification"
+    head: LinearHead | None = None  # of a classification, on features of FeatureSpec's defaults
+    most_rows: int = 1000  # n at most: the first train rows, which lie in random order
+    max_tokens: int = 128
+    beta: float | None = None  # inverse temperature; None: 1 / log n
+    localisation: float | None = None  # gamma; None: d / radius^2 for d numbers that move
+    radius: float = 10.0  # |w - w*| of the prior exp(-(gamma/2) |w - w*|^2)
+    scheme: Scheme = "crank-nicolson"
+    step: float | None = None  # epsilon; None: the largest of a ladder whose steps Metropolis would accept
+    precondition: float | None = None  # decay of RMSprop's mean of squares; euler only
+    controlled: bool = True  # batches' gradients are corrected by those at w*
+    chains: int = 4
+    draws: int = 100  # of each chain, after the burn-in
+    burn_in: int = 20
+    batch_rows: int = 16
+    moves_head: bool = False
+    trace_probes: int = 10  # of Hutchinson's estimate; 0: none
+    mask_share: float = 0.15  # of a text's tokens, for masked-lm
+    precision: Precision = "fp32"
+    seed: int = 0  # of the noise, the batches, the masks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Chains:
+    """What chains around a checkpoint saw. Losses are nats a row; a text's is the mean over its tokens."""
+
+    excess: Float[np.ndarray, "c t"]  # L_B(w) - L_B(w*) of each draw, on the same batch
+    distance: Float[np.ndarray, "c t"]  # |w - w*| of each draw
+    centre: Float[np.ndarray, "n"]  # loss of each of the n rows at the checkpoint w*
+    trace: Float[np.ndarray, "p"]  # v'Hv of Hutchinson's probes v, H the Hessian of L_n at w*, on batches
+    slope: float  # |gradient of L_n|^2 at w*: 0 where the checkpoint lies in a minimum
+    dimension: int  # d: numbers that move
+    strength: float  # n beta
+    localisation: float  # gamma
+    step: float  # epsilon
+    acceptance: float  # mean chance that Metropolis would accept a step, at the end of the chains
+    curvature: float | None = None  # of L_n at w*, the largest in size, about; None: not looked at
+    facts: dict[str, Any]  # device, dtype, tokens, steps, seconds, memory, ...: for a score's details
+
+
 Judge = Callable[[Outputs], float]  # of the validation rows; higher is better
 
 
@@ -201,6 +259,17 @@ class Workbench(Protocol):
 
         Raises: CheckpointNotFound, TargetNotFound, Refused, OutOfMemory, NotApplicable (a tuning that the
         checkpoint has nothing for, a role without rows), NonFinite (with step and rate), Interrupted.
+        """
+        ...
+
+    def loss_chains(self, spec: ChainSpec) -> Chains:
+        """Sample the local posterior around the checkpoint on the target's train rows.
+
+        An attempt that goes on from one before it on this machine gives what a single one would have given.
+
+        Raises: CheckpointNotFound, TargetNotFound, Refused, OutOfMemory, NotApplicable (no train rows, an
+        objective that the checkpoint has no head for), NonFinite (a chain left the finite; with step and
+        epsilon), Interrupted.
         """
         ...
 

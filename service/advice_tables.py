@@ -34,6 +34,35 @@ def show_ranking(family: str, page: dict[str, Any]) -> None:
     _show_candidates(f"{family}, on targets like those known", page["items"], several=False)
 
 
+def show_static_scores(scores: Sequence[dict[str, Any]]) -> None:
+    """Show how well each static score foretells gain; why not, where that cannot be told."""
+    columns = ("score", "checkpoints", "Spearman", "Pearson", "weight", "read on")
+    told = [one for one in scores if one["reason"] is None]
+    rows = [
+        [
+            one["name"],
+            one["checkpoints"],
+            *(_correlation(one[kind]) for kind in ("spearman", "pearson")),
+            one["weight"] and f"{one['weight']['value']:+.2f} ± {one['weight']['stderr']:.2f}",
+            one["reference"] and one["reference"]["target"],
+        ]
+        for one in told
+    ]
+    if rows:
+        title = "How well each foretells a checkpoint's mean gain (95 % intervals)"
+        show(title, columns, rows, columns[1:5])
+    untold: dict[str, list[str]] = {}
+    for one in scores:
+        if one["reason"] is not None:
+            untold.setdefault(one["reason"], []).append(one["name"])
+    for reason, names in untold.items():
+        say(f"What {', '.join(names)} would foretell cannot be told: {reason}")
+
+
+def _correlation(one: dict[str, float]) -> str:
+    return f"{one['value']:+.2f} ({one['low']:+.2f} … {one['high']:+.2f})"
+
+
 def _show_candidates(title: str, candidates: list[dict[str, Any]], *, several: bool) -> None:
     """Rank by rank; with the family where there are several."""
     family = ["family"] if several else []

@@ -11,6 +11,7 @@ import numpy as np
 from headstart.recommend import decide
 from headstart.recommend.choice import leaders
 from headstart.recommend.contest import DRAWN, Gains, Side, outlook
+from headstart.recommend.evidence import ONE_PASS
 from headstart.recommend.explain import points_of_quality
 from headstart.recommend.plan import Probe
 from service.candidates import Candidates
@@ -147,13 +148,16 @@ class Board:
         return Side(made, np.arange(len(rows)), *self.standing)
 
     def _probes(self, rows: np.ndarray) -> list[Probe]:
-        """The methods that may still probe these rows on the asked target, if it has rows to read."""
+        """The methods that may still probe these rows on the asked target, if it has rows to read.
+
+        They cost as much as a linear probe; one that takes more than a forward pass is not proposed.
+        """
         fitted = self.family.posterior
         if self._probe_seconds is None or not (fitted.probe_weight > 0).any():
             return []
         done, seconds = decide.probes_at(fitted, self.view, rows) > 0, self._probe_seconds[rows]
         weights = zip(fitted.probe_methods, fitted.probe_weight.tolist(), strict=True)
-        return [Probe(method, weight, done, seconds) for method, weight in weights]
+        return [Probe(method, weight, done, seconds) for method, weight in weights if method in ONE_PASS]
 
     def entrants(self, wanted: Filter) -> Entrants:
         """Who of those that pass the filter is compared: of the first all, or else some that are deeper."""

@@ -14,6 +14,7 @@ from service import (
     advice_tables,
     backtest_cli,
     checkpoints_cli,
+    free_energy_cli,
     jobs_cli,
     keys_cli,
     probe_cli,
@@ -64,6 +65,7 @@ app.add_typer(scoring, name="scores")
 app.add_typer(checkpoints_cli.app, name="checkpoints")
 app.add_typer(targets_cli.app, name="targets")
 app.command("probe")(probe_cli.probe)
+app.command("free-energy")(free_energy_cli.free_energy)
 app.command("race")(race_cli.race)
 app.command("regions")(regions_cli.regions)
 app.command("centroid")(regions_cli.centroid)
@@ -152,18 +154,20 @@ def families(
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """List the families, or show the ranking of one.
+    """List the families, or show the ranking of one, and how well each static score foretells gain in it.
 
     Example: headstart families roberta-base --limit 10
     """
     with Client(url) as client:
         page = client.listed("/families" if name is None else f"/families/{quoted(name)}/ranking", {}, limit)
+        family = None if name is None or as_json else client.request("GET", f"/families/{quoted(name)}")
     if as_json:
         print_json(page)
-    elif name is None:
+    elif family is None:
         tables.show_families(page)
     else:
-        advice_tables.show_ranking(name, page)
+        advice_tables.show_ranking(family["name"], page)
+        advice_tables.show_static_scores(family["static_scores"])
 
 
 @scoring.callback()

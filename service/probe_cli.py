@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,7 +20,7 @@ from service.following import HINT_SECONDS, POLL_SECONDS, START_A_WORKER, bars, 
 from service.jobs_cli import show_price, track
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from rich.progress import Progress
@@ -82,11 +83,11 @@ def probe(
         raise typer.BadParameter("--dry-run is for the probes of one --checkpoint.")
     params = given({"layers": layers or None, "max_rows": max_rows})
     with Client(url) as client:
-        on = _as_known(target) if dry_run else _target(client, target, target_name, quiet=as_json)
+        on = as_known(target) if dry_run else target_of(client, target, target_name, quiet=as_json)
         if checkpoint is None:
             _probe_family(client, str(family), on, method, {"params": params, "seed": seed}, as_json=as_json)
             return
-        what = _as_known(checkpoint) if dry_run else _checkpoint(client, checkpoint, family, quiet=as_json)
+        what = as_known(checkpoint) if dry_run else checkpoint_of(client, checkpoint, family, quiet=as_json)
         asked = {"checkpoint": what, "target": on, "params": params, "seed": seed} | given({"family": family})
         wanted = [asked | {"method": name} for name in dict.fromkeys(method or METHODS)]
         if dry_run:
@@ -98,12 +99,12 @@ def probe(
             _show_submitted(answers, as_json=as_json)
             return
         jobs = [one["job"] for one in answers if one["job"] is not None]
-        ended = {job["id"]: job for job in _finish(client, jobs, quiet=as_json)}
-        found = [_outcome(client, one, ended) for one in answers]
+        ended = {job["id"]: job for job in finish(client, jobs, quiet=as_json)}
+        found = [outcome_of(client, one, ended) for one in answers]
     _show(found, as_json=as_json)
 
 
-def _as_known(text: str) -> int | str:
+def as_known(text: str) -> int | str:
     """What jobs that are only priced are to name. Nothing is registered for them."""
     if (path := local_path(text)) is not None:
         raise typer.BadParameter(
@@ -112,18 +113,18 @@ def _as_known(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
 
 
-def _checkpoint(client: Client, text: str, family: str | None, *, quiet: bool) -> int | str:
-    """What the jobs are to name; a folder, and what the hub alone may know, is registered first."""
+def checkpoint_of(client: Client, text: str, family: str | None, *, quiet: bool) -> int | str:
+    """What jobs are to name; a folder, and what the hub alone may know, is registered first."""
     if (path := local_path(text)) is not None:
         return int(register(client, in_folder(path), family, quiet=quiet)["id"])
-    if "/" in text and is_hub_id(text) and not _may_be_known(client, "/checkpoints", text):
+    if "/" in text and is_hub_id(text) and not may_be_known(client, "/checkpoints", text):
         if not quiet:
             hint(f"The service does not know {text!r} yet: a worker asks the hub for it.")
         return int(register(client, on_hub(text), family, quiet=quiet)["id"])
     return int(text) if text.isdecimal() else text
 
 
-def _target(client: Client, text: str, name: str | None, *, quiet: bool) -> int | str:
+def target_of(client: Client, text: str, name: str | None, *, quiet: bool) -> int | str:
     """What the jobs are to name; rows of a path are added first. Refused for a name that is not there."""
     if (path := local_path(text)) is not None:
         request = {"name": name or target_name_of(path), "path": str(path)}
@@ -133,7 +134,7 @@ def _target(client: Client, text: str, name: str | None, *, quiet: bool) -> int 
         raise typer.BadParameter("--target-name is of a PATH; a target that is there has its name.")
     if text.isdecimal():
         return int(text)
-    if not _may_be_known(client, "/targets", text):
+    if not may_be_known(client, "/targets", text):
         known = [one["name"] for one in client.listed("/targets", {}, MOST_LISTED)["items"]]
         raise Refused(f"{NotFound('target', text, known)} {ADD_A_TARGET}")
     return text
@@ -147,25 +148,31 @@ def target_name_of(path: Path) -> str:
     return next((name for name in names if name and name.lower() not in ROLE_NAMES), names[0])
 
 
-def _may_be_known(client: Client, path: str, name: str) -> bool:
+def may_be_known(client: Client, path: str, name: str) -> bool:
     """Whether the service lists this very name, or too many like it to tell."""
     page = client.listed(path, {"search": name}, MOST_LISTED)
     return page["next_page_token"] is not None or any(one["name"] == name for one in page["items"])
 
 
-def _finish(client: Client, jobs: Sequence[dict[str, Any]], *, quiet: bool) -> list[dict[str, Any]]:
-    """Wait until all jobs have ended, and return them so."""
+def finish(
+    client: Client,
+    jobs: Sequence[dict[str, Any]],
+    *,
+    quiet: bool,
+    called: Callable[[dict[str, Any]], str] = itemgetter("method"),
+) -> list[dict[str, Any]]:
+    """Wait until all jobs have ended, and return them so. `called`: what a job's bar is named."""
     with bars(quiet=quiet) as shown:
-        tasks = {job["id"]: shown.add_task(escape(f"{job['method']}: waiting"), total=1.0) for job in jobs}
+        tasks = {job["id"]: shown.add_task(escape(f"{called(job)}: waiting"), total=1.0) for job in jobs}
         if jobs and not quiet:
             hint_at_worker(client, jobs[0]["id"])
-        return [_follow(client, job, shown, tasks[job["id"]]) for job in jobs]
+        return [_follow(client, job, shown, tasks[job["id"]], called(job)) for job in jobs]
 
 
-def _follow(client: Client, job: dict[str, Any], shown: Progress, task: Any) -> dict[str, Any]:
-    track(client, job["id"], shown, task, f"{job['method']}: ")
+def _follow(client: Client, job: dict[str, Any], shown: Progress, task: Any, name: str) -> dict[str, Any]:
+    track(client, job["id"], shown, task, f"{name}: ")
     ended: dict[str, Any] = client.request("GET", f"/jobs/{job['id']}")
-    shown.update(task, completed=1.0, description=escape(f"{job['method']}: {ended['state']}"))
+    shown.update(task, completed=1.0, description=escape(f"{name}: {ended['state']}"))
     return ended
 
 
@@ -181,7 +188,7 @@ def hint_at_worker(client: Client, job_id: int) -> None:
             time.sleep(POLL_SECONDS)
 
 
-def _outcome(client: Client, answer: dict[str, Any], ended: dict[int, dict[str, Any]]) -> dict[str, Any]:
+def outcome_of(client: Client, answer: dict[str, Any], ended: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """What became of one method: its job as it ended, and its score."""
     job: Any = None if answer["job"] is None else ended[answer["job"]["id"]]
     score: Any = answer["score"]

@@ -31,21 +31,21 @@ def map_png(regions: Mapping[str, Any]) -> bytes:
 
     Raises: Conflict where this machine has no matplotlib.
     """
-    figure = _figure()
+    figure = new_figure()
     axis = figure.subplots()
     placed = [one for one in regions["members"] if one["x"] is not None and one["y"] is not None]
     groups = [(one["number"], one["name"]) for one in regions["regions"]]
     for at, (number, name) in enumerate(groups):
         mine = [one for one in placed if one["region"] == number]
-        _scatter(axis, mine, f"{number}: {_short(name)} ({len(mine)})", *_look(at))
+        _scatter(axis, mine, f"{number}: {shortened(name)} ({len(mine)})", *_look(at))
     alone = [one for one in placed if one["region"] is None]
     if alone:
         _scatter(axis, alone, f"in no region ({len(alone)})", NOWHERE, ".")
     if len(placed) <= MOST_NAMED:
         for one in placed:
             place, beside = (one["x"], one["y"]), {"xytext": (3, 3), "textcoords": "offset points"}
-            axis.annotate(_short(one["name"]), place, fontsize=6, parse_math=False, **beside)
-    axis.set(title=f"Regions of {_short(regions['family'])}", xticks=[], yticks=[])
+            axis.annotate(shortened(one["name"]), place, fontsize=6, parse_math=False, **beside)
+    axis.set(title=f"Regions of {shortened(regions['family'])}", xticks=[], yticks=[])
     axis.title.set_parse_math(False)
     axis.set_aspect("equal", adjustable="datalim")
     if placed:
@@ -54,7 +54,7 @@ def map_png(regions: Mapping[str, Any]) -> bytes:
         legend = figure.legend(loc="outside lower center", frameon=False, fontsize=7, ncols=4)
         for text in legend.get_texts():
             text.set_parse_math(False)
-    return _png(figure)
+    return as_png(figure)
 
 
 def study_png(found: Mapping[str, Any]) -> bytes:
@@ -62,14 +62,14 @@ def study_png(found: Mapping[str, Any]) -> bytes:
 
     Raises: Conflict where this machine has no matplotlib.
     """
-    figure = _figure()
+    figure = new_figure()
     losses, lines = figure.subplots(1, 2)
     kinds = [kind for kind in KINDS if any(one["kind"] == kind for one in found["points"])]
     for at, kind in enumerate(kinds):
         mine = [one["loss"] for one in found["points"] if one["kind"] == kind and one["loss"] is not None]
         losses.scatter([at] * len(mine), mine, c=COLOURS[at], s=22, alpha=0.7)
     losses.set_xticks(range(len(kinds)), [KINDS[kind] for kind in kinds], rotation=30, ha="right", fontsize=8)
-    losses.set(ylabel=f"loss ({found['loss']})", title=f"On {_short(found['target']['name'])}")
+    losses.set(ylabel=f"loss ({found['loss']})", title=f"On {shortened(found['target']['name'])}")
     losses.title.set_parse_math(False)
     for one in found["lines"]:
         places = [(at, loss) for at, loss in zip(one["at"], one["loss"], strict=True) if loss is not None]
@@ -88,7 +88,7 @@ def study_png(found: Mapping[str, Any]) -> bytes:
     for end in (0, 1):
         lines.axvline(end, color=NOWHERE, linewidth=0.8, linestyle=":")
     lines.set(xlabel="place on the line between two members", title="Along lines")
-    return _png(figure)
+    return as_png(figure)
 
 
 def _ends(line: Mapping[str, Any]) -> list[float]:
@@ -108,7 +108,8 @@ def _look(at: int) -> tuple[str, str]:
     return COLOURS[at % len(COLOURS)], MARKERS[(at // len(COLOURS)) % len(MARKERS)]
 
 
-def _figure() -> Any:
+def new_figure() -> Any:
+    """An empty figure. Raises Conflict where this machine has no matplotlib."""
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - in the extra `plot`, and slow to import
     except ImportError:
@@ -119,7 +120,8 @@ def _figure() -> Any:
     return Figure(figsize=SIZE, layout="constrained")
 
 
-def _png(figure: Any) -> bytes:
+def as_png(figure: Any) -> bytes:
+    """The bytes of a figure as a PNG."""
     import warnings  # noqa: PLC0415
 
     file = io.BytesIO()
@@ -129,6 +131,7 @@ def _png(figure: Any) -> bytes:
     return file.getvalue()
 
 
-def _short(name: str) -> str:
+def shortened(name: str) -> str:
+    """A name cut where it is longer than LONGEST."""
     name = str(name)
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path  # noqa: TC003 - typer reads the annotation
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from service import job_tables, region_tables, tables
 from service.client import Client, Refused
 from service.command import DEFAULT_URL, AsJson, Url, given, print_json, quoted
 from service.race_cli import finished, read_candidates
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Family = Annotated[str, typer.Argument(help="Name of the family.")]
 NoWait = Annotated[
@@ -67,7 +70,7 @@ def regions(
         else:
             region_tables.show_regions(found)
         if map is not None:  # last: what was found is not lost on a folder that cannot be written
-            _write(map, client.read(f"{path}/map.png"))
+            write_file(map, client.read(f"{path}/map.png"))
 
 
 def centroid(
@@ -215,7 +218,8 @@ def _ended(
     return None
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
+    """Write a picture, and say where. Refused where that cannot be."""
     try:
         path.write_bytes(data)
     except OSError as error:
@@ -223,23 +227,29 @@ def _write(path: Path, data: bytes) -> None:
     tables.console(stderr=True).print(f"Wrote {path}", markup=False, soft_wrap=True)
 
 
-def _plot(result: dict[str, Any], folder: Path) -> None:
+def drawn(draw: Callable[[], bytes]) -> bytes:
+    """A picture. Refused where this machine has no matplotlib."""
     from headstart.errors import Conflict  # noqa: PLC0415
-    from service.region_plot import study_png  # noqa: PLC0415
 
     try:
-        data = study_png(result)
+        return draw()
     except Conflict:
         raise Refused(
             "Plots need matplotlib. Install it with: pip install 'headstart-advice[plot]'"
         ) from None
+
+
+def _plot(result: dict[str, Any], folder: Path) -> None:
+    from service.region_plot import study_png  # noqa: PLC0415
+
+    data = drawn(lambda: study_png(result))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Refused(
             f"Cannot write into {str(folder)!r}: {error.strerror}. Choose another --plot."
         ) from None
-    _write(folder / "region_study.png", data)
+    write_file(folder / "region_study.png", data)
 
 
 def _id_or_name(text: str) -> int | str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from headstart.entities import Checkpoint, Target
 from headstart.failures import JobFailure, NotApplicable
-from headstart.workbench import Briefing, TaskVectorFound
+from headstart.workbench import Briefing, Chains, TaskVectorFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from headstart.entities import Lineage
     from headstart.method import Measurement, Method, Params
     from headstart.regions.task_vector import TaskVector
-    from headstart.workbench import FeatureSpec, Finetuned, FinetuneSpec, Judge, Role
+    from headstart.workbench import ChainSpec, FeatureSpec, Finetuned, FinetuneSpec, Judge, Role
 
 CHECKPOINT = Checkpoint(
     id=1, family="f", name="c", revision="", is_vanilla=False, parameters=None, license=None
@@ -62,6 +62,56 @@ class FakeFeatures:
         return self.roles[role]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Valley:
+    """A quadratic loss around w*, g'v + 1/2 sum h v^2, whose local posterior is drawn from exactly.
+
+    By v ~ N(-n beta g / a, 1/a) with a = n beta h + gamma, of each direction on its own, the llc is
+    1/2 sum n beta h / a - 1/2 sum (n beta g)^2 (a + gamma) / a^2.
+    """
+
+    curvatures: np.ndarray  # h
+    slopes: np.ndarray | None = None  # g; None: w* is the minimum
+    rows: int = 400
+    loss: float = 0.7  # of each row at w*, where there is no head to tell
+    acceptance: float = 0.9
+    scatter: float = 0.0  # of a batch's loss around the mean of all rows
+
+    @property
+    def g(self) -> np.ndarray:
+        return np.zeros(len(self.curvatures)) if self.slopes is None else self.slopes
+
+    def llc(self, strength: float, localisation: float) -> float:
+        """What the chains' mean is an estimate of."""
+        a = strength * self.curvatures + localisation
+        held = strength * self.curvatures / a
+        return float(np.sum(held - (strength * self.g) ** 2 * (a + localisation) / a**2) / 2)
+
+    def chains(self, spec: ChainSpec, centre: np.ndarray) -> Chains:
+        """Independent draws of the posterior, as if every step were one."""
+        n, d = len(centre), len(self.curvatures)
+        strength = n * (1 / np.log(n) if spec.beta is None else spec.beta)
+        localisation = d / spec.radius**2 if spec.localisation is None else spec.localisation
+        generator = np.random.default_rng(spec.seed)
+        a = strength * self.curvatures + localisation
+        v = generator.normal(size=(spec.chains, spec.draws, d)) / np.sqrt(a) - strength * self.g / a
+        excess = v @ self.g + (v**2 @ self.curvatures) / 2
+        excess += self.scatter * generator.normal(size=excess.shape)
+        return Chains(
+            excess=excess,
+            distance=np.sqrt((v**2).sum(axis=2)),
+            centre=centre,
+            trace=np.full(spec.trace_probes, self.curvatures.sum()),  # exact where H is diagonal
+            slope=float(self.g @ self.g),
+            dimension=d,
+            strength=strength,
+            localisation=localisation,
+            step=1e-3 if spec.step is None else spec.step,
+            acceptance=self.acceptance,
+            facts={"device": "fake", "tokens": 100, "seconds": 2.0},
+        )
+
+
 @dataclass
 class FakeBench:
     """`roles` maps a role to its rows; every layer that a method may ask for has to be there."""
@@ -77,6 +127,8 @@ class FakeBench:
     kept: list[tuple[Checkpoint, Method, Params, int, Measurement, float]] = field(default_factory=list)
     vectors: dict[int, TaskVector | JobFailure] = field(default_factory=dict)  # by checkpoint
     lineages: dict[int, tuple[Lineage, str]] = field(default_factory=dict)  # as told, by checkpoint
+    valley: Valley | None = None  # what the chains of `loss_chains` sample
+    chained: list[ChainSpec] = field(default_factory=list)
 
     def report(
         self, fraction: float, stage: str, message: str = "", seconds_left: float | None = None
@@ -90,6 +142,23 @@ class FakeBench:
 
     def finetune(self, spec: FinetuneSpec, judge: Judge) -> Finetuned:
         raise NotApplicable("This bench has no checkpoint to train.")
+
+    def loss_chains(self, spec: ChainSpec) -> Chains:
+        self.chained.append(spec)
+        if self.valley is None:
+            raise NotApplicable("This bench has no checkpoint to sample around.")
+        return self.valley.chains(spec, self._centre(spec, self.valley))
+
+    def _centre(self, spec: ChainSpec, valley: Valley) -> np.ndarray:
+        """The loss of each row: that of the head on the features, or one that the valley makes up."""
+        if spec.head is None:
+            share = np.random.default_rng(0).uniform(0.5, 1.5, size=min(valley.rows, spec.most_rows))
+            return valley.loss * share
+        rows = self.found.rows("train")
+        logits = rows.layers["last"][: spec.most_rows] @ spec.head.weights.astype(np.float64) + spec.head.bias
+        logits -= logits.max(axis=1, keepdims=True)
+        own = logits[np.arange(len(logits)), rows.labels[: spec.most_rows]]
+        return np.asarray(np.log(np.exp(logits).sum(axis=1)) - own)
 
     def on(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,7 +49,39 @@ def test_a_stuck_chain_is_refused() -> None:
     told = diagnose(draws)
     assert math.isinf(told.rhat)
     assert told.effective == 0
-    assert any("R-hat" in fault for fault in told.faults)
+    assert told.faults == ("A chain stands still: it is the same in draw after draw.",)
+
+
+@pytest.mark.parametrize("at", [slice(0, 100), slice(200, 300)])
+@pytest.mark.parametrize("which", [slice(1, 2), slice(None)])
+def test_chains_that_stand_still_for_a_third_are_refused(at: slice, which: slice) -> None:
+    draws = np.random.default_rng(1).normal(size=(4, 300))
+    draws[which, at] = 0.25
+    told = diagnose(draws)
+    assert told.stuck
+    assert told.mean == pytest.approx(draws.mean())
+
+
+def test_chains_that_stand_still_at_both_ends_are_refused() -> None:
+    draws = np.ones((4, 300))
+    draws[:, 100:200] = np.random.default_rng(1).normal(size=(4, 100))
+    assert diagnose(draws).stuck
+
+
+def test_one_chain_has_no_r_hat_and_no_fault_for_that() -> None:
+    told = diagnose(np.random.default_rng(5).normal(size=(1, 500)))
+    assert math.isnan(told.rhat)
+    assert told.faults == ("1 chains are too few to tell: run 4 or more.",)
+
+
+@pytest.mark.parametrize("scale", [2.0**-1000, 2.0**1000])
+def test_the_size_of_the_draws_changes_nothing(scale: float) -> None:
+    """By powers of two: to the bit."""
+    draws = autoregressive(0.3, 4, 100)
+    told, scaled = diagnose(draws), diagnose(scale * draws)
+    assert scaled == replace(told, mean=scale * told.mean, stderr=scale * told.stderr)
+    assert math.isfinite(diagnose(draws / np.abs(draws).max() * 1.7e308).stderr)
+    assert diagnose(np.tile([0.0, 1.0], (4, 50))).rhat < 1.05
 
 
 def test_a_chain_elsewhere_is_refused() -> None:
@@ -74,6 +107,6 @@ def test_few_draws_few_chains_and_no_numbers() -> None:
     lost[1, 5] = np.nan
     told = diagnose(lost)
     assert math.isnan(told.mean)
-    assert not told.converged
+    assert told.faults == ("Draws are NaN or infinite.",)
     with pytest.raises(ValueError, match="24"):
         diagnose(rng.normal(size=(4, 10)))

@@ -12,6 +12,7 @@ import pytest
 
 from headstart import refit
 from headstart.entities import CheckpointDraft, ImportBatch, ImportReport, ScoreDraft, TargetDraft
+from headstart.recommend import predictors
 from headstart.recommend.fit import fit, needs_others
 from headstart.recommend.posterior import FORMAT, from_bytes, to_bytes
 from headstart.refit import is_stale, refit_stale
@@ -146,6 +147,22 @@ def test_a_posterior_of_another_format_is_never_read(store: Store, monkeypatch: 
     assert set(snapshots.current.families) == {"one"}
     monkeypatch.setattr(refit, "FORMAT", "of tomorrow")
     assert is_stale(store), "as after an update"
+
+
+def test_what_static_scores_foretell_is_told_beside_each_posterior(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, "one", 6)
+    refit_stale(store)
+    identity, version = store.newest_posteriors(predictors.FORMAT)["one"]
+    assert version == store.evidence_version()
+    evidence = store.evidence("one")
+    found = predictors.from_bytes(store.posterior(identity).payload)
+    assert found == predictors.predictors(evidence, fit(evidence))
+    monkeypatch.setattr(predictors, "FORMAT", "of tomorrow")
+    assert is_stale(store), "as after an update, or where the process died between the two"
+    assert refit_stale(store) == 1
+    assert not is_stale(store)
 
 
 def test_needs_others_counts_what_is_measured(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:

@@ -28,7 +28,7 @@ from headstart.methods import known_methods
 from headstart.procedures import known_procedures
 from headstart.workbench import Briefing, Cancelled
 from worker.measured import checked, finite
-from worker.workbench import ChildWorkbench
+from worker.workbench import HEAD_SHARE, ChildWorkbench
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -185,6 +185,8 @@ def _done(order: Order, work: Work, link: _Link, premises: Premises) -> dict[str
         )
     params = asked.params.model_validate(order.params)
     with closing(_bench(order, link, premises)) as bench:
+        if "loss_chains" in asked.needs:
+            bench.features_share = HEAD_SHARE
         if isinstance(asked, Procedure):
             bench.again = True
             bench.tell_kept()

@@ -1,8 +1,10 @@
-"""Where a forward pass runs, and in which numbers."""
+"""Where a forward pass runs, in which numbers, and how much memory it takes."""
 
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -60,3 +62,23 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     maker = cpu_units().get("cpu_name") or platform.machine()
     return f"CPU ({maker}, {torch.get_num_threads()} threads)"
+
+
+def start_counting_memory(device: torch.device) -> None:
+    """`peak_memory` counts from here on, where the system can be told so."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes on the GPU, or of this process; None where the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    return None

@@ -12,68 +12,73 @@ Chains are advanced together (`torch.func.vmap`), or one after another where one
 same numbers come out, since the noise of a tensor hangs on seed, chain and step alone. Gradients are used and
 freed tensor by tensor in the second way, so that c chains take c + 1 copies of what moves.
 
+With the scheme "crank-nicolson" it is the pCNL proposal of Cotter, Roberts, Stuart, White ("MCMC methods for
+functions: modifying old algorithms to make them faster", Statistical Science 28(3), 2013) for the reference
+N(w*, 1/gamma) and the potential Phi = n beta L: with delta = eps gamma / 2,
+
+    w - w* <- ((2 - delta) (w - w*) - eps n beta grad L_B(w)) / (2 + delta) + N(0, 4 eps / (2 + delta)^2)
+
+which is the step above for delta = 0. It leaves the reference as it is at any step, so that its error and its
+acceptance hang on the directions that the loss bends, not on how many there are: along a curvature h of L the
+stationary variance is 1 / ((gamma + n beta h) (1 - eps n beta h / 4)), where the first scheme has
+1 / ((gamma + n beta h) (1 - eps (gamma + n beta h) / 4)). Steps of either are stable while what is subtracted
+from 1 stays under it; delta is at most 2.
+
+With the gradient of all rows at the checkpoint at hand (`start(..., steady=)`), that of a batch is corrected
+by what it is there: grad L_B(w) - grad L_B(w*) + grad L_n(w*) (Baker, Fearnhead, Fox, Nemeth, "Control
+variates for stochastic gradient MCMC", Statistics and Computing 29, 2019). A second pass a step, and one copy
+more of what moves, take away most of the noise of batches, which widens the sharp directions: with gradients
+of rows of variance s^2 along one, by eps (n beta s)^2 / (4 b) of their variance.
+
 With `precondition`, RMSprop's: G = 1/(sqrt(v) + 1e-8 scale), v the running mean of squared gradients, and
-the step is w <- w - (eps/2) G (...) + N(0, eps G) (Li, Chen, Carlson, Carin 2016, arXiv 1512.07666, without
-the term of dG/dw, as they do).
+the step is w <- w - (eps/2) G (...) + N(0, eps G) (of euler only; Li, Chen, Carlson, Carin 2016, arXiv
+1512.07666, without the term of dG/dw, as they do).
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
-from torch.func import grad, grad_and_value, vmap
+from torch.func import grad
+
+from worker.langevin_steps import (
+    Dynamics,
+    Loss,
+    State,
+    add_normal,
+    block_length,
+    blocks,
+    inverse_root,
+    number,
+    part,
+    pull,
+    sweep,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     Moving = Mapping[str, torch.Tensor]
 
-SMALLEST_SCALE = 1e-8  # of RMSprop, added to the root mean square
+__all__ = [
+    "Dynamics",
+    "Info",
+    "Loss",
+    "State",
+    "acceptance",
+    "advance",
+    "curve",
+    "ladder",
+    "sharpest",
+    "start",
+]
 
-
-class Loss(Protocol):
-    """The mean negative log likelihood of some rows, one chain's at a time."""
-
-    rows: int  # n
-
-    def __call__(self, moving: Moving, rows: torch.Tensor) -> torch.Tensor:
-        """A scalar, of the rows by number; differentiable in what moves."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dynamics:
-    """What is sampled, and how finely."""
-
-    step: float  # eps
-    strength: float  # n beta: beta is 1 / log n for WBIC
-    localisation: float  # gamma
-    batch_rows: int
-    noise: bool = True  # False: plain gradient descent on the same potential
-    precondition: float | None = None  # decay of the mean of squared gradients, such as 0.99
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """Where the chains are. Advanced in place: the tensors are large."""
-
-    moving: dict[str, torch.Tensor]  # (chains, ...)
-    squares: dict[str, torch.Tensor]  # of gradients, where they are preconditioned
-    seed: int
-    steps: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """As it is saved; `from_dict` goes on from there, bit for bit."""
-        return {"moving": self.moving, "squares": self.squares, "seed": self.seed, "steps": self.steps}
-
-    @classmethod
-    def from_dict(cls, told: Mapping[str, Any]) -> State:
-        """What `to_dict` gave."""
-        return cls(**told)
+LEAST_ACCEPTANCE, MOST_RUNGS = 0.8, 40  # of the ladder
+PILOT_STEPS, PILOT_CHECKS = 3, 5  # of a rung: steps before each look at the acceptance
+MANY_ROWS = 64  # times a batch: beyond, repeated rows add under 2 % to the variance, and are let be
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,18 +91,32 @@ class Info:
 
 
 def start(
-    centre: Moving, chains: int, seed: int, *, jitter: float = 0.0, precondition: bool = False
+    centre: Moving,
+    chains: int,
+    seed: int,
+    *,
+    jitter: float = 0.0,
+    precondition: bool = False,
+    steady: Moving | None = None,
 ) -> State:
-    """All chains at the checkpoint, or `jitter` standard deviations around it in every direction."""
-    moving = {name: value.detach().expand(chains, *value.shape).clone() for name, value in centre.items()}
+    """All chains at the checkpoint, or `jitter` standard deviations around it in every direction.
+
+    `steady`: the gradient of all rows there, by which batches are corrected; not with `precondition`.
+    """
+    if precondition and steady is not None:
+        raise ValueError("Preconditioned steps take batches as they are: leave steady out.")
+    moving = {
+        name: value.detach().expand(chains, *value.shape).clone(memory_format=torch.contiguous_format)
+        for name, value in centre.items()
+    }
     state = State(
         moving=moving,
         squares={name: torch.zeros_like(value) for name, value in moving.items()} if precondition else {},
         seed=seed,
+        steady=dict(steady or {}),
     )
     if jitter:
-        for name, value in moving.items():
-            value.add_(_normal(state, name, range(chains), step=-1), alpha=jitter)
+        add_normal(moving, range(chains), _seeds(seed, -1), jitter)
     return state
 
 
@@ -105,60 +124,53 @@ def advance(
     state: State, centre: Moving, loss: Loss, dynamics: Dynamics, *, together: bool = True
 ) -> tuple[State, Info]:
     """One step of every chain. The state's tensors are changed; a chain that left the finite stays NaN."""
-    chains = range(len(next(iter(state.moving.values()))))
-    rows = torch.stack([_rows_of(state, loss, dynamics, chain) for chain in chains])
+    generator = torch.Generator().manual_seed(number(state.seed, state.steps, 0))
+    rows = _rows(loss.rows, dynamics.batch_rows, state.chains, generator)
     distance = _distance(state.moving, centre)
-    if together:
-        gradients, losses = vmap(grad_and_value(loss), in_dims=(0, 0), randomness="error")(state.moving, rows)
-        for name, gradient in gradients.items():
-            _move(state, centre, dynamics, name, chains, gradient)
-    else:
-        losses = torch.stack(
-            [_alone(state, centre, loss, dynamics, chain, one) for chain, one in enumerate(rows)]
-        )
-    return replace(state, steps=state.steps + 1), Info(loss=losses.detach(), rows=rows, distance=distance)
+    losses = []
+    for block in blocks(state.chains, together):
+
+        def move(name: str, gradient: torch.Tensor, block: range = block) -> None:
+            value = part(state.moving[name], block)
+            pull(value, centre[name], gradient, dynamics, _scale(state, dynamics, name, block, gradient))
+
+        here = {name: part(value, block) for name, value in state.moving.items()}
+        losses.append(sweep(loss, here, part(rows, block), move))
+        if state.steady and dynamics.batch_rows < loss.rows:
+            _correct(state, centre, loss, dynamics, part(rows, block), block)
+        if dynamics.noise:
+            _shake(state, here, block, dynamics)
+    return replace(state, steps=state.steps + 1), Info(loss=torch.cat(losses), rows=rows, distance=distance)
 
 
-def _alone(
-    state: State, centre: Moving, loss: Loss, dynamics: Dynamics, chain: int, rows: torch.Tensor
-) -> torch.Tensor:
-    """One chain; each tensor moves as soon as its gradient is there, which is then let go."""
-    leaves = {name: value[chain].detach().requires_grad_() for name, value in state.moving.items()}
-    hooks = []
-    for name, leaf in leaves.items():
-
-        def move(one: torch.Tensor, name: str = name) -> None:
-            gradient, one.grad = one.grad, None
-            assert gradient is not None  # noqa: S101 - the hook is called when it is there
-            with torch.no_grad():
-                _move(state, centre, dynamics, name, range(chain, chain + 1), gradient[None])
-
-        hooks.append(leaf.register_post_accumulate_grad_hook(move))  # type: ignore[no-untyped-call]
-    value = loss(leaves, rows)
-    value.backward()  # type: ignore[no-untyped-call]
-    for hook in hooks:
-        hook.remove()
-    return value.detach()
-
-
-def _move(
-    state: State, centre: Moving, dynamics: Dynamics, name: str, chains: range, gradient: torch.Tensor
+def _correct(
+    state: State, centre: Moving, loss: Loss, dynamics: Dynamics, rows: torch.Tensor, block: range
 ) -> None:
-    """One tensor of some chains, in place."""
-    value, half = state.moving[name][chains.start : chains.stop], dynamics.step / 2
-    scale = _scale(state, dynamics, name, chains, gradient)
-    if scale is None:
-        value.lerp_(centre[name].expand_as(value), half * dynamics.localisation)
-        value.add_(gradient, alpha=-half * dynamics.strength)
-    else:
-        pull = dynamics.strength * gradient + dynamics.localisation * (value - centre[name])
-        value.addcmul_(scale, pull, value=-half)
-    if dynamics.noise:
-        noise = _normal(state, name, chains, state.steps)
-        spread = math.sqrt(dynamics.step)
-        value.add_(noise, alpha=spread) if scale is None else value.addcmul_(
-            scale.sqrt(), noise, value=spread
-        )
+    """Put the gradient of all rows at the checkpoint in the place of these rows' there."""
+
+    def correct(name: str, gradient: torch.Tensor) -> None:
+        value = part(state.moving[name], block)
+        value.add_(gradient - state.steady[name], alpha=dynamics.share * dynamics.strength)
+
+    there = {name: value.expand(len(block), *value.shape) for name, value in centre.items()}
+    sweep(loss, there, rows, correct)
+
+
+def _shake(state: State, moving: Moving, block: range, dynamics: Dynamics, *, later: int = 1) -> None:
+    """Add a step's noise to these chains, which are all that `moving` has; G is of so many steps `later`."""
+    kept, scale = dynamics.precondition, None
+    if kept is not None:
+
+        def scale(name: str, chains: slice, numbers: slice) -> torch.Tensor:
+            squares = part(state.squares[name], block).flatten(1)[chains, numbers]
+            return inverse_root(squares, kept, max(state.steps + later, 1))
+
+    add_normal(moving, block, _seeds(state.seed, state.steps), dynamics.spread, scale)
+
+
+def _seeds(seed: int, step: int) -> Callable[[int, int], int]:
+    """Of the noise of a chain's block."""
+    return lambda chain, block: number(seed, step, chain, 1 + block)
 
 
 def _scale(
@@ -167,47 +179,127 @@ def _scale(
     """G of the step, its mean of squares brought up to date; None: no preconditioning."""
     if dynamics.precondition is None:
         return None
-    squares, kept = state.squares[name][chains.start : chains.stop], dynamics.precondition
+    squares, kept = part(state.squares[name], chains), dynamics.precondition
     squares.mul_(kept).addcmul_(gradient, gradient, value=1 - kept)
-    grown = 1 - kept ** (state.steps + 1)  # as Adam's: the mean of few squares begins at 0
-    return (squares / grown).sqrt_().add_(SMALLEST_SCALE).reciprocal_()
+    return inverse_root(squares, kept, state.steps + 1)
 
 
 def acceptance(
-    state: State, centre: Moving, loss: Loss, dynamics: Dynamics, generator: torch.Generator
+    state: State,
+    centre: Moving,
+    loss: Loss,
+    dynamics: Dynamics,
+    generator: torch.Generator,
+    *,
+    together: bool = True,
 ) -> torch.Tensor:
     """Chance (chains,) that Metropolis would accept a step from here, were the batch all rows there are.
 
-    MALA's: near 1 where the step is fine enough for the potential, and falling with it. The chains and their
-    generators stay as they are. Not for preconditioned dynamics, whose G moves.
+    That of MALA or of pCNL: near 1 where the step is fine enough for the potential, and falling with it; 0
+    where it leads out of the finite. Chains that have long followed too coarse a step are where that step has
+    spread them: of a quadratic potential half is accepted there, however coarse. RMSprop's G, if any, is held
+    still. The chains and their noise stay as they are. It takes another copy of those looked at together.
     """
-    half, chances = dynamics.step / 2, []
-    for chain in range(len(next(iter(state.moving.values())))):
-        rows = _rows(loss.rows, dynamics.batch_rows, generator)
-        here = {name: value[chain] for name, value in state.moving.items()}
-        potential, pull = _potential(here, centre, loss, dynamics, rows)
-        there = {
-            name: value
-            - half * pull[name]
-            + math.sqrt(dynamics.step) * torch.randn(value.shape, generator=generator).to(value)
-            for name, value in here.items()
-        }
-        potential_there, pull_there = _potential(there, centre, loss, dynamics, rows)
-        forth = sum(((there[k] - here[k] + half * pull[k]) ** 2).sum() for k in here)
-        back = sum(((here[k] - there[k] + half * pull_there[k]) ** 2).sum() for k in here)
-        log_ratio = potential - potential_there + (forth - back) / (2 * dynamics.step)
-        chances.append(log_ratio.clamp(max=0).exp().nan_to_num(0.0))
-    return torch.stack(chances)
+    rows = _rows(loss.rows, dynamics.batch_rows, state.chains, generator)
+    drawn = replace(state, seed=int(torch.randint(2**62, (), generator=generator)))
+    log_ratios = [
+        _log_ratio(drawn, centre, loss, dynamics, part(rows, block), block)
+        for block in blocks(state.chains, together)
+    ]
+    return torch.cat(log_ratios).clamp(max=0).exp().nan_to_num(0.0)
 
 
-def _potential(
-    at: Moving, centre: Moving, loss: Loss, dynamics: Dynamics, rows: torch.Tensor
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    gradients, value = grad_and_value(loss)(dict(at), rows)
-    away = {name: at[name] - centre[name] for name in at}
-    square = sum((one**2).sum() for one in away.values())
-    pull = {name: dynamics.strength * gradients[name] + dynamics.localisation * away[name] for name in at}
-    return dynamics.strength * value + dynamics.localisation / 2 * square, pull
+def _log_ratio(
+    state: State, centre: Moving, loss: Loss, dynamics: Dynamics, rows: torch.Tensor, block: range
+) -> torch.Tensor:
+    """Log of Metropolis' ratio (chains,) for steps from u, where the chains are, to v.
+
+    Phi(u) - Phi(v) + <v - u, g(u) + g(v)> / 2 + (delta / 4) <u + v - 2 w*, g(u) - g(v)>
+    + (eps / 8) (|G(u)|^2 - |G(v)|^2), g the gradient of Phi and G that of all that the step follows: of Phi
+    by itself in Crank-Nicolson's, of Phi + (gamma / 2) |w - w*|^2 in Euler's, whose differences in the latter
+    term cancel exactly elsewhere. Nothing that grows with the number of flat directions is subtracted.
+    """
+    here = {name: part(value, block) for name, value in state.moving.items()}
+    there = {
+        name: torch.zeros_like(value, memory_format=torch.contiguous_format) for name, value in here.items()
+    }
+    total = torch.zeros(len(block), dtype=torch.float64, device=next(iter(here.values())).device)
+
+    def held(name: str) -> torch.Tensor | None:
+        if dynamics.precondition is None:
+            return None
+        return inverse_root(part(state.squares[name], block), dynamics.precondition, max(state.steps, 1))
+
+    def tally(name: str, gradient: torch.Tensor, scale: torch.Tensor | None, sign: int) -> None:
+        u, v, slope = here[name], there[name], dynamics.strength * gradient
+        whole = slope
+        if not dynamics.delta:
+            whole = slope + dynamics.localisation * ((u if sign > 0 else v) - centre[name])
+        square = whole * whole if scale is None else whole * whole * scale
+        parts = [(0.5, (v - u) * slope), (sign * dynamics.step / 8, square)]
+        if dynamics.delta:
+            parts.append((sign * dynamics.delta / 4, (u + v - 2 * centre[name]) * slope))
+        for weight, one in parts:
+            total.add_(one.flatten(1).sum(1, dtype=torch.float64), alpha=weight)
+
+    def leave(name: str, gradient: torch.Tensor) -> None:
+        pulled, scale = here[name].clone(), held(name)
+        pull(pulled, centre[name], gradient, dynamics, scale)
+        there[name].add_(pulled)
+        tally(name, gradient, scale, 1)
+
+    def arrive(name: str, gradient: torch.Tensor) -> None:
+        tally(name, gradient, held(name), -1)
+
+    _shake(state, there, block, dynamics, later=0)
+    before = sweep(loss, here, rows, leave)
+    after = sweep(loss, there, rows, arrive)
+    return total.add_(before.double() - after.double(), alpha=dynamics.strength)
+
+
+def ladder(
+    centre: Moving,
+    loss: Loss,
+    dynamics: Dynamics,
+    seed: int,
+    *,
+    curvature: float,
+    together: bool = True,
+    tell: Callable[[], None] = lambda: None,
+) -> float:
+    """The largest step of a ladder by halves whose steps Metropolis would accept, in the mean 0.8 of them.
+
+    `curvature` is `sharpest`'s: the first rung keeps the error of its direction's variance to a tenth, and
+    Crank-Nicolson's delta to 1. Each rung takes two chains from the checkpoint; `tell` is called after every
+    step. `dynamics.step` is not read. Where no rung of 40 will do, the lowest is given: the chains' own
+    acceptance tells.
+    """
+    step = _first_rung(dynamics, curvature)
+    for rung in range(MOST_RUNGS):
+        tried = replace(dynamics, step=step / 2**rung)
+        state = start(centre, 2, number(seed, rung), precondition=dynamics.precondition is not None)
+        generator = torch.Generator().manual_seed(state.seed)
+        total = 0.0
+        for checked in range(1, PILOT_CHECKS + 1):
+            for _ in range(PILOT_STEPS):
+                state, _ = advance(state, centre, loss, tried, together=together)
+                tell()
+            total += float(acceptance(state, centre, loss, tried, generator, together=together).mean())
+            tell()
+            if total + PILOT_CHECKS - checked < LEAST_ACCEPTANCE * PILOT_CHECKS:
+                break
+        else:
+            break
+    return tried.step
+
+
+def _first_rung(dynamics: Dynamics, curvature: float) -> float:
+    steepest = dynamics.strength * curvature
+    if dynamics.precondition is not None:  # G is not known yet: no number moves further than half of 1
+        return 1 / dynamics.strength
+    if dynamics.scheme == "euler":
+        return 0.4 / (steepest + dynamics.localisation)
+    return 1 / (steepest / 0.4 + dynamics.localisation / 2)
 
 
 def sharpest(centre: Moving, loss: Loss, batches: Iterator[torch.Tensor], seed: int, most: int = 20) -> float:
@@ -239,37 +331,27 @@ def curve(
     return product
 
 
-def _rows(rows: int, batch: int, generator: torch.Generator) -> torch.Tensor:
-    """Which rows: all of them in order where the batch takes all, else drawn without repetition."""
+def _rows(rows: int, batch: int, chains: int, generator: torch.Generator) -> torch.Tensor:
+    """Which rows each chain takes: all in order where the batch takes all, else drawn without repetition."""
     if batch >= rows:
-        return torch.arange(rows)
-    return torch.randperm(rows, generator=generator)[:batch]
+        return torch.arange(rows).repeat(chains, 1)
+    if rows >= MANY_ROWS * batch:
+        return torch.randint(rows, (chains, batch), generator=generator)
+    return torch.stack([torch.randperm(rows, generator=generator)[:batch] for _ in range(chains)])
 
 
 def _distance(moving: Moving, centre: Moving) -> torch.Tensor:
-    parts = [((value - centre[name]) ** 2).flatten(1).sum(1) for name, value in moving.items()]
-    return torch.stack(parts).sum(0)
-
-
-def _rows_of(state: State, loss: Loss, dynamics: Dynamics, chain: int) -> torch.Tensor:
-    """Of the step to come."""
-    if dynamics.batch_rows >= loss.rows:
-        return torch.arange(loss.rows)
-    generator = torch.Generator().manual_seed(_number(state.seed, state.steps, chain, 0))
-    return _rows(loss.rows, dynamics.batch_rows, generator)
-
-
-def _normal(state: State, name: str, chains: range, step: int) -> torch.Tensor:
-    """Noise of one tensor: each chain's, step's and tensor's is its own, whatever else was drawn."""
-    like = state.moving[name][chains.start : chains.stop]
-    noise, generator = torch.empty_like(like), torch.Generator(like.device)
-    place = 1 + list(state.moving).index(name)
-    for one, chain in zip(noise, chains, strict=True):
-        one.normal_(generator=generator.manual_seed(_number(state.seed, step, chain, place)))
-    return noise
-
-
-def _number(*parts: int) -> int:
-    """A seed of its own for these numbers."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+    """Squared, of each chain; by pieces, so that no copy of a large tensor is made."""
+    first = next(iter(moving.values()))
+    total = torch.zeros(len(first), dtype=torch.float64, device=first.device)
+    length = block_length(first.device)
+    for name, value in moving.items():
+        if value.numel() <= length:
+            total += ((value - centre[name]) ** 2).flatten(1).sum(1, dtype=torch.float64)
+            continue
+        pieces = zip(
+            torch.split(value.flatten(1), length, 1), torch.split(centre[name].flatten(), length), strict=True
+        )
+        for here, there in pieces:
+            total += torch.stack([torch.dot(away, away) for away in here - there])
+    return total

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -18,7 +17,7 @@ from headstart.failures import NotApplicable
 from headstart.workbench import Finetuned, Outputs, Role
 from worker.bodies import load_body
 from worker.classifier import new_classifier
-from worker.device import device_name, pick_device, pick_dtype
+from worker.device import device_name, peak_memory, pick_device, pick_dtype, start_counting_memory
 from worker.finetune import Part, Training
 from worker.forward import check_vocabulary
 from worker.tokens import open_tokens
@@ -27,6 +26,7 @@ from worker.vocabulary import used_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from headstart.rows import RowsFile
     from headstart.workbench import FinetuneSpec, Judge, Tuning
@@ -101,7 +101,7 @@ def finetune(inputs: Inputs, spec: FinetuneSpec, judge: Judge, report: Report) -
     Raises what `Workbench.finetune` says.
     """
     started = time.monotonic()
-    _start_counting_memory(pick_device())
+    start_counting_memory(pick_device())
     with trained(inputs, spec, judge, report) as found:
         training, tokens = found.training, found.tokens
 
@@ -210,7 +210,7 @@ def _facts(
         "resumed_at_step": training.resumed_at,
         "states_not_saved": at.unsaved,
         "classes_without_train_rows": _unseen(inputs, training),
-        "peak_memory_bytes": _peak_memory(device),
+        "peak_memory_bytes": peak_memory(device),
     }
 
 
@@ -269,22 +269,3 @@ def _key(inputs: Inputs, spec: FinetuneSpec, dtype: torch.dtype, device: torch.d
         "computed": [str(dtype), device_name(device)],
     }
     return hashlib.sha256(json.dumps(parts | asdict(spec), sort_keys=True).encode()).hexdigest()
-
-
-def _start_counting_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_memory(device: torch.device) -> int | None:
-    """Bytes on the GPU, or of this process; None where the system does not tell."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return 1024 * int(line.split()[1])
-    return None

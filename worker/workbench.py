@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from headstart.method import Measurement, Method, Params
     from headstart.rows import RowsFile
     from headstart.settings import Settings
-    from headstart.workbench import Features, FeatureSpec, Finetuned, FinetuneSpec, Judge
+    from headstart.workbench import Chains, ChainSpec, Features, FeatureSpec, Finetuned, FinetuneSpec, Judge
     from worker.cache import Cache
     from worker.checkpoints import CheckpointFiles
     from worker.mixtures import Mixture
@@ -45,6 +45,7 @@ KEPT = "score-"  # begins the name of a file with a score
 MIXED = "mixed-"  # begins the name of a folder with a mixture
 MIXED_BYTES = 2 << 30  # of tokens and features that mixtures leave for the next ones of a job
 FEATURES_SHARE = 0.8  # of a job, until it has its features
+HEAD_SHARE = 0.05  # where they are for the head of chains
 VECTORS_SHARE = 0.9  # until it has its task vectors
 REPORT_SECONDS = 0.2  # between two reports that travel; those between are dropped
 
@@ -100,6 +101,7 @@ class ChildWorkbench:
     briefing: Briefing = field(default_factory=Briefing)
     share: _Share | None = None
     again: bool = False  # a training that has ended may be asked for again: its state is written then
+    features_share: float = FEATURES_SHARE  # of the progress
     mixture: CheckpointFiles | None = None  # of a bench made by `mixed`
     made: CheckpointDraft | None = field(default=None, init=False)  # to be registered
     lineages: list[LineageVerdict] = field(default_factory=list, init=False)  # to be stored
@@ -166,6 +168,19 @@ class ChildWorkbench:
             ) from None
         self._trained += found.facts["train_seconds"]
         return found
+
+    def loss_chains(self, spec: ChainSpec) -> Chains:
+        """See Workbench.loss_chains."""
+        self._need_torch("chains of a loss need")
+        from worker.loss_chains import loss_chains  # noqa: PLC0415 - see above
+
+        before = self._furthest  # the head's features, where it has one
+        inputs = self._inputs()
+
+        def report(fraction: float, stage: str, message: str, seconds_left: float | None) -> None:
+            self.report(before + (1 - before) * fraction, stage, message, seconds_left)
+
+        return loss_chains(inputs, spec, report)
 
     def on(
         self,
@@ -376,7 +391,7 @@ class ChildWorkbench:
         self._opened.close()
 
     def _report_features(self, fraction: float, stage: str, message: str) -> None:
-        self.report(FEATURES_SHARE * fraction, stage, message)
+        self.report(self.features_share * fraction, stage, message)
 
 
 def _opened_rows(path: Path) -> RowsFile:

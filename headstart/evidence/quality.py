@@ -32,6 +32,7 @@ REASONS: dict[str, str] = {
     "copied": "the same scores, digit for digit, stand under a checkpoint of another family",
     "duplicate": "the same scores stand under another checkpoint of the family, or it stands twice itself",
     "collapsed": "the run ended at the majority class, or far below the other seeds of its checkpoint",
+    "not_converged": "its chains had not converged when they ended, so that it hangs on how long they were",
     "contradicts": "another value is in force for the same checkpoint, target, method, protocol and seed",
     "manual": "set by a person",
 }

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 
 from headstart.errors import InvalidInput
 from headstart.method import Method
-from headstart.methods import finetune, gbc, hscore, knn, leep, linear_probe, logme, nce, transrate
+from headstart.methods import (
+    finetune,
+    free_energy,
+    gbc,
+    hscore,
+    knn,
+    leep,
+    linear_probe,
+    logme,
+    nce,
+    transrate,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +35,7 @@ METHODS: dict[str, Method] = {
         transrate.METHOD,
         leep.METHOD,
         nce.METHOD,
+        free_energy.METHOD,
     )
 }
 

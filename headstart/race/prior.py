@@ -36,7 +36,7 @@ UNKNOWN_SPREAD = 3.0  # points
 UNKNOWN_NOISE = 1.0  # points, of one run: published vanillas have 0.7 on the median target, small ones more
 UNKNOWN_SHARE = 0.8  # of the binomial standard deviation: the median over published vanillas and targets
 LEAST_NOISE, LEAST_SHARE = 0.1, 0.3
-# Probes that read the train rows and no others.
+# Probes that read the train rows and no others; validation rows choose the head of free energy.
 ON_TRAIN_ROWS = frozenset({"gbc", "hscore", "knn", "leep", "logme", "nce", "transrate"})
 
 
@@ -169,7 +169,7 @@ def _likeness(
 
 
 def without_target(evidence: FamilyEvidence, target_id: int) -> FamilyEvidence:
-    """The evidence without what was scored on the target's test rows: finetunes, and the linear probe."""
+    """The evidence without what read more of the target than its train rows: finetunes, probes by a head."""
     asked = evidence.target_ids == target_id
     kept = ~asked[evidence.target]
     train_only = np.array([name in ON_TRAIN_ROWS for name in evidence.probe_methods], dtype=bool)

@@ -1,10 +1,11 @@
-"""What a finetune or a probe costs, in seconds: floating-point operations over an effective rate.
+"""What a finetune, a probe or chains cost, in seconds: floating-point operations over an effective rate.
 
 A forward pass takes 2 N operations a token, N the parameters, and a backward pass twice as many (Kaplan et
 al. 2020, arXiv 2001.08361, section 2.1): once through the activations, as every tuning does but that of the
 head alone, and once for the gradients of the weights, which full tuning alone needs. Where we deviate:
 embeddings count like any other parameter, though they multiply nothing, and attention over the sequence does
-not count. A rate that was measured on the same account (`rates`) takes both in.
+not count. A rate that was measured on the same account (`rates`) takes both in, and of chains their noise,
+which costs the same for few rows as for many.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ Basis = Literal["measured", "assumed"]
 
 FORWARD = 2.0  # operations per parameter and token
 TRAIN = 6.0  # forward and backward
+CURVE = 18.0  # a product with the Hessian: backward through forward and backward
+PILOT = 160.0  # steps of a chain that picking their size takes, about: curvature by 20 products, two rungs
 TRAINING: dict[str, float] = {"full": TRAIN, "lora": 4.0, "bitfit": 4.0, "head": FORWARD}  # by tuning
 
 PARAMETERS = 1.1e8  # of a checkpoint whose family tells nothing: BERT base
@@ -83,6 +86,39 @@ def finetune_work(
     """
     trained = TRAINING.get(tuning, TRAIN) * train_rows * epochs
     return tokens * (trained + FORWARD * (passes * validation_rows + test_rows))
+
+
+class Sampling(NamedTuple):
+    """Operations per parameter of chains around a checkpoint."""
+
+    chains: float
+    before: float  # losses, gradient and trace at the checkpoint, and what picks the step
+
+
+def sampling_work(
+    *,
+    rows: float,
+    tokens: float,
+    batch_rows: float,
+    chains: float,
+    steps: float,
+    traced: bool,
+    picked: bool,
+    headed: bool,
+) -> Sampling:
+    """Operations per parameter of Langevin chains on so many rows.
+
+    Args:
+        tokens: of a row.
+        steps: of each chain, burn-in and all; each is one forward and backward pass over `batch_rows`.
+        traced: each row has its share in a probe of the Hessian's trace.
+        picked: the step is picked, not given.
+        headed: a head is trained on the features of the rows first.
+    """
+    step = TRAIN * min(batch_rows, rows)
+    looked = TRAIN + (CURVE if traced else 0.0) + (FORWARD if headed else 0.0)
+    before = looked * rows + (PILOT * step if picked else 0.0)
+    return Sampling(tokens * step * chains * steps, tokens * before)
 
 
 def finetune_cost(

@@ -1,9 +1,10 @@
 """What is known of a checkpoint before anything was finetuned from it: x in the prior f ~ N(B'x, I).
 
-Four groups, each with a ridge variance of its own (`factors`): the intercept; the reference probe (value, and
+Groups, each with a ridge variance of its own (`factors`): the intercept; the reference probe (value, and
 whether it is missing); metadata (classification head, age, depth, a domain or a distillation in the name);
-and the tokens of the name, of those that at least 3 measured checkpoints share. Author names are left out:
-they say nothing of a new author, and with folds over authors nothing at all.
+the tokens of the name, of those that at least 3 measured checkpoints share; and free energy, where at least
+3 measured checkpoints have one. Author names are left out: they say nothing of a new author, and with folds
+over authors nothing at all.
 
 A family may have a million names. They are read AT_ONCE names at a time, as one text.
 """
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
     from headstart.recommend.evidence import FamilyEvidence
 
-INTERCEPT, PROBE, METADATA, TOKEN = range(4)
+INTERCEPT, PROBE, METADATA, TOKEN, FREE_ENERGY = range(5)
 DENSE = (INTERCEPT, PROBE, PROBE, METADATA, METADATA, METADATA, METADATA)  # groups of the first columns
 PROBE_COLUMN = 1
-FEWEST = 3  # measured checkpoints that make a token a column
+FEWEST = 3  # measured checkpoints that make a token a column, or free energy
 MOST_TOKENS = 400
 AT_ONCE = 16_384  # names
 YEAR = 365.25 * 86_400  # seconds
@@ -54,13 +55,18 @@ def covariates(
     families: Sequence[FamilyEvidence],
     probes: Sequence[Float[np.ndarray, "C"]],
     measured: Sequence[Int[np.ndarray, "M"]],
+    energy: Float[np.ndarray, "C"] | None = None,
 ) -> Covariates:
     """The columns of every family's checkpoints, with one vocabulary of tokens for all.
+
+    Free energies are compared within a family only, so that what the others have says nothing of the first.
 
     Args:
         families: evidence; names and metadata are read.
         probes: the reference probe of each checkpoint, standardised; NaN: not probed.
         measured: positions of the checkpoints that the fit learns from.
+        energy: of the first family's checkpoints, standardised, higher is better; NaN: none. It is a column,
+            the last one, where enough is measured to learn its weight.
     """
     from scipy.sparse import csr_matrix, hstack  # noqa: PLC0415 - off the start of the service
 
@@ -70,6 +76,11 @@ def covariates(
         dense = csr_matrix(_dense(evidence, probe, rows))
         matrices.append(hstack([dense, _tokens(evidence.checkpoint_names, vocabulary)], format="csr"))
     group = np.array([*DENSE, *(TOKEN for _ in vocabulary)])
+    if energy is not None and np.isfinite(energy[measured[0]]).sum() >= FEWEST:
+        told = [np.nan_to_num(energy, nan=0.0), *(np.zeros(matrix.shape[0]) for matrix in matrices[1:])]
+        both = zip(matrices, told, strict=True)
+        matrices = [hstack([matrix, csr_matrix(one[:, None])], format="csr") for matrix, one in both]
+        group = np.append(group, FREE_ENERGY)
     return Covariates(tuple(matrices), group)
 
 

@@ -13,9 +13,27 @@ if TYPE_CHECKING:
 
 FINETUNE = "finetune"
 LINEAR_PROBE = "linear_probe"
-# A probe reads the frozen body's features; a method that reads anything else is no covariate of a gain.
-PROBES = tuple(sorted(name for name, method in METHODS.items() if "features" in method.needs))
+FREE_ENERGY = "free_energy"
+# A probe reads the frozen body's features; a method that does not is no covariate of a gain. Most take one
+# forward pass and no more: their cost is told by that of a linear probe.
+ONE_PASS = tuple(sorted(name for name, method in METHODS.items() if method.needs[:1] == ("features",)))
+PROBES = (*ONE_PASS, *sorted(name for name, method in METHODS.items() if "features" in method.needs[1:]))
 LOWER_IS_BETTER = frozenset(name for name in PROBES if not METHODS[name].higher_is_better)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EnergyParts:
+    """What the free energies in force say beside their value, a row each. A missing number is NaN.
+
+    They are no covariates: `headstart.recommend.predictors` tells what each of them is worth.
+    """
+
+    checkpoint: Int[np.ndarray, "E"]  # position in the checkpoints
+    target: Int[np.ndarray, "E"]  # position in the targets
+    protocol: Int[np.ndarray, "E"]  # as `probe_protocol`
+    loss: Float[np.ndarray, "E"]  # of the checkpoint itself, nats a row
+    trace: Float[np.ndarray, "E"]  # of the Hessian of that loss
+    llc: Float[np.ndarray, "E"]  # local learning coefficient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,3 +76,11 @@ class FamilyEvidence:
     probe_value: Float[np.ndarray, "P"]
     probe_stderr: Float[np.ndarray, "P"]
     probe_created: Float[np.ndarray, "P"]
+
+    # beside them, for people: no fit reads it
+    probe_protocols: tuple[tuple[str, str], ...] = ()  # method version and digest of the params, by code
+    energy_parts: EnergyParts | None = None
+
+    def protocol_named(self, code: int) -> tuple[str, str]:
+        """Method version and digest of the params of a probe's protocol; empty where nobody told."""
+        return self.probe_protocols[code] if code < len(self.probe_protocols) else ("", "")

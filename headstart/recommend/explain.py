@@ -49,7 +49,7 @@ class Explanation:
     row: int  # position in the checkpoints
     gain: float  # `Prediction.gain`
     target: float  # expected of the family's average measured checkpoint, were it as well known as this one
-    prior: float  # its reference probe, metadata and name
+    prior: float  # its reference probe, free energy, metadata and name
     finetunes: float  # its own finetunes on other targets
     probes: float  # its probes on this target, the reference apart
     here: float  # its own finetunes on this target

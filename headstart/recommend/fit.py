@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from headstart.recommend.calibration import calibrate
-from headstart.recommend.covariates import covariates
+from headstart.recommend.covariates import FREE_ENERGY, PROBE_COLUMN, covariates
 from headstart.recommend.factors import CELLS_AT_ONCE, FEWEST, Fit, Problem, repeatable
 from headstart.recommend.gains import compare
 from headstart.recommend.leave_out import without
 from headstart.recommend.posterior import Posterior
-from headstart.recommend.probes import probe_covariate, reference
+from headstart.recommend.probes import ENOUGH as FULL
+from headstart.recommend.probes import energy_covariate, probe_covariate, reference
 from headstart.recommend.surprises import surprises
 from headstart.recommend.t_noise import RESIDUAL
 from headstart.recommend.transform import KNOTS, fitted, scales
@@ -53,7 +54,10 @@ def fit(evidence: FamilyEvidence, others: Sequence[FamilyEvidence] = ()) -> Post
     if len(own.rows) < ENOUGH:
         parts += [one for one in map(_part, others) if len(one.rows)]
     columns = covariates(
-        [one.evidence for one in parts], [one.probe for one in parts], [one.rows for one in parts]
+        [one.evidence for one in parts],
+        [one.probe for one in parts],
+        [one.rows for one in parts],
+        own.energy,
     )
     state = Fit(_problem(parts, columns.matrices, columns.group)).run()
     prior, doubt = columns.matrices[0] @ state.slopes, _doubt(columns.matrices[0], state.slopes_cov)
@@ -70,6 +74,7 @@ def fit(evidence: FamilyEvidence, others: Sequence[FamilyEvidence] = ()) -> Post
         **_measured_fields(own, prior, precision, state),
         **_target_fields(own, state),
         **_probe_fields(evidence, own.reference, found, worth, factors @ direction),
+        **_static_fields(own, state),
         calibration=calibrate(left.error / np.sqrt(left.variance)),
     )
 
@@ -83,6 +88,7 @@ class _Part(NamedTuple):
     rows: Int[np.ndarray, "M"]  # measured checkpoints, ascending
     reference: Reference | None
     probe: Float[np.ndarray, "C"]
+    energy: Float[np.ndarray, "C"]
     scales: Scales
     transforms: tuple[Transform, ...]
     z: Float[np.ndarray, "n"]
@@ -118,6 +124,7 @@ def _part(evidence: FamilyEvidence) -> _Part:
         rows=np.unique(cells.checkpoint),
         reference=chosen,
         probe=probe_covariate(evidence, chosen),
+        energy=energy_covariate(evidence),
         scales=found,
         transforms=tuple(transforms),
         z=z,
@@ -303,6 +310,28 @@ def _probe_fields(
         "pair_shift": shift,
         "pair_doubt": worth.doubt(surprise),
         "explained": np.bincount(found.target, weights=shift**2, minlength=size) / np.maximum(probed, 1),
+    }
+
+
+def _static_fields(own: _Part, state: Fit) -> dict[str, Any]:
+    """What a standard deviation of the linear probe and of free energy adds to z on a typical target.
+
+    A covariate of n < FULL checkpoints is n / FULL of its score, so that is what a standard deviation counts.
+    Of free energies the vanilla's is none of the n.
+    """
+    columns = np.full(2, -1)
+    if np.isfinite(own.probe).any():
+        columns[0] = PROBE_COLUMN
+    if state.p.group[-1] == FREE_ENERGY:
+        columns[1] = len(state.p.group) - 1
+    told = np.array([np.isfinite(one).sum() for one in (own.probe, own.energy)])
+    if own.evidence.vanilla is not None:
+        told[1] -= np.isfinite(own.energy[own.evidence.vanilla])
+    share = np.where(columns < 0, np.nan, np.minimum(1.0, told / FULL))
+    direction, variance = state.typical[1:], np.diag(state.slopes_cov)[columns]
+    return {
+        "static_weight": share * (state.slopes[columns] @ direction),
+        "static_weight_stderr": share * np.sqrt(variance) * np.linalg.norm(direction),
     }
 
 

@@ -14,7 +14,7 @@ Probes on a target add sum_k w_k r_mtk to z_mt, r their surprises (`surprises`) 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 FORMAT = "factors-1"
 RANK = 3  # K
+STATIC = ("linear_probe", "free_energy")  # scores in the prior that have a weight of their own
+
+
+def _unknown() -> Float[np.ndarray, "2"]:
+    return np.full(len(STATIC), np.nan)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -92,6 +97,11 @@ class Posterior:
     centre: Float[np.ndarray, "2"]  # mean and variance over targets of asinh(median gain / c)
     calibration: Float[np.ndarray, "3"]  # share of cells in their leave-out 80 % interval, cells, widening
 
+    # of the scores in STATIC: z on a typical target per standard deviation of the score; NaN: it is not in
+    # the prior, or the row was stored before this was told
+    static_weight: Float[np.ndarray, "2"] = field(default_factory=_unknown)
+    static_weight_stderr: Float[np.ndarray, "2"] = field(default_factory=_unknown)
+
     @property
     def direction(self) -> Float[np.ndarray, "K"]:
         """Loadings of a typical target: quality = factors @ direction."""
@@ -118,7 +128,7 @@ def to_bytes(posterior: Posterior) -> bytes:
 def from_bytes(payload: bytes) -> Posterior:
     """Read what `to_bytes` wrote. The caller has checked that the format is FORMAT."""
     with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
-        read = {field.name: arrays[field.name] for field in fields(Posterior)}
+        read = {field.name: arrays[field.name] for field in fields(Posterior) if field.name in arrays}
     for name, kind in _NUMBERS.items():
         read[name] = kind(read[name])
     read["probe_methods"] = tuple(str(name) for name in read["probe_methods"])

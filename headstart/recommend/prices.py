@@ -14,7 +14,7 @@ import numpy as np
 
 from headstart.recommend import cost
 from headstart.recommend.rates import STOP_DEVIATION
-from headstart.recommend.timings import CACHED, FRESH, Kind
+from headstart.recommend.timings import CACHED, FRESH, SAMPLED, Kind, sampling_of
 from headstart.workbench import LAST
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def price_of(
     line = rates.line(kind, DTYPES.get(str(params.get("precision"))))
     if trains:
         amount = finetune_amount(rates, params, target)
+    elif params.keys() >= SAMPLED:
+        amount = sampling_amount(rates, params, target)
     elif "max_tokens" in params if (known := rates.has_work(method)) is None else known:
         amount = probe_amount(rates, method, params, target)
     else:
@@ -134,6 +136,15 @@ def probe_amount(rates: Rates, method: str, params: Mapping[str, Any], target: T
     return Amount(cost.FORWARD * read * tokens, math.hypot(unsure, doubt))
 
 
+def sampling_amount(rates: Rates, params: Mapping[str, Any], target: Target | None) -> Amount:
+    """Of chains around a checkpoint, by the parameters of `methods.free_energy`."""
+    rows, unsure = _rows(target)
+    read = _at_most(rows["train"], params.get("rows"))
+    tokens, doubt = _tokens(rates, params, target)
+    unsure = 0.0 if read < rows["train"] else unsure  # there are enough, as far as anybody knows
+    return Amount(sum(sampling_of(params, read, tokens)), math.hypot(unsure, doubt))
+
+
 def finetune_rows(rates: Rates, target: Target | None) -> float:
     """Train rows of TOKENS, on which EPOCHS cost what a finetune by its defaults costs on the target.
 
@@ -149,8 +160,8 @@ def probe_rows(rates: Rates, target: Target | None) -> float:
 
 def passes(method: str, params: Mapping[str, Any]) -> tuple[tuple[Any, ...], ...]:
     """The forward passes that a probe needs, one a role; probes with equal ones on a pair share them."""
-    if EVALUATED in params or "max_tokens" not in params:
-        return ()
+    if EVALUATED in params or params.keys() >= SAMPLED or "max_tokens" not in params:
+        return ()  # chains need one for their head, which is little beside them
     what = tuple(params.get(name) for name in ("pooling", "max_tokens", "max_rows", "precision"))
     return tuple((role, *what, *params.get("layers", (LAST,))) for role in _roles(method))
 

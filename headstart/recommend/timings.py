@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from headstart.recommend.cost import FORWARD, finetune_work
+from headstart.recommend.cost import FORWARD, Sampling, finetune_work, sampling_work
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CACHED = "cached"  # way of a probe whose features were there
 FRESH = ""  # way of any other
+SAMPLED = frozenset({"chains", "draws"})  # parameters that methods which run chains have
 
 
 class Timing(NamedTuple):
@@ -67,7 +68,7 @@ class Stop(NamedTuple):
 def works_of(timing: Timing) -> tuple[Work, ...]:
     """What the job of a score did; nothing where its provenance does not tell the seconds.
 
-    Of a finetune two parts: its training, and all else.
+    Of a finetune two parts: its training, and all else. Of chains too: their steps, and all else.
     """
     facts, seconds = timing.facts, _positive(timing.facts.get("seconds"))
     if seconds is None:
@@ -77,10 +78,47 @@ def works_of(timing: Timing) -> tuple[Work, ...]:
     if "train_seconds" in facts:
         kind = Kind(timing.method, str(facts.get("tuning") or "full"))
         return () if size is None else _finetune(facts, Work(kind, device, dtype, size, seconds))
+    if timing.params.keys() >= SAMPLED:
+        kind = Kind(timing.method, FRESH)
+        return () if size is None else _sampled(timing, Work(kind, device, dtype, size, seconds))
     kind = Kind(timing.method, CACHED if facts.get("cached") is True else FRESH)
     tokens = _positive(facts.get("tokens"))
     operations = 0.0 if tokens is None or size is None else FORWARD * size * tokens
     return (Work(kind, device, dtype, operations, seconds),)
+
+
+def sampling_of(params: Mapping[str, Any], rows: float, tokens: float) -> Sampling:
+    """Operations per parameter of chains by the parameters of `methods.free_energy`, or by odd ones."""
+    named = ("batch_rows", "chains", "draws", "burn_in")
+    batch_rows, chains, draws, burn_in = (_positive(params.get(name)) or 0.0 for name in named)
+    return sampling_work(
+        rows=rows,
+        tokens=tokens,
+        batch_rows=batch_rows,
+        chains=chains,
+        steps=draws + burn_in,
+        traced=_positive(params.get("trace_probes")) is not None,
+        picked=_positive(params.get("step")) is None,
+        headed=params.get("objective") == "classification",
+    )
+
+
+def _sampled(timing: Timing, whole: Work) -> tuple[Work, ...]:
+    """The parts of chains, from their seconds in all and, as operations, the parameters.
+
+    Those that went on from a state on disk leave no rest, as a finetune's.
+    """
+    facts, stages = timing.facts, timing.facts.get("stage_seconds")
+    rows, tokens = _positive(facts.get("rows")), _positive(facts.get("tokens"))
+    seconds = _positive(stages.get("chains")) if isinstance(stages, dict) else None
+    if rows is None or tokens is None or seconds is None:
+        return ()
+    found = sampling_of(timing.params, rows, tokens / rows)
+    steps = whole._replace(operations=whole.operations * found.chains, seconds=seconds, started=False)
+    rest = whole.seconds - seconds
+    if rest <= 0 or _positive(facts.get("resumed_at_step")):
+        return (steps,)
+    return steps, whole._replace(operations=whole.operations * found.before, seconds=rest)
 
 
 def length_of(timing: Timing) -> Length | None:
@@ -165,10 +203,8 @@ def _row_tokens(facts: Mapping[str, Any]) -> float | None:
 
 def _probed_tokens(facts: Mapping[str, Any]) -> float | None:
     tokens, rows = _positive(facts.get("tokens")), facts.get("rows")
-    if tokens is None or not isinstance(rows, dict):
-        return None
-    read = _sum([_positive(one) for one in rows.values()])
-    return tokens / read if read else None
+    read = _sum([_positive(one) for one in rows.values()]) if isinstance(rows, dict) else _positive(rows)
+    return tokens / read if tokens and read else None
 
 
 def _positive(number: object) -> float | None:

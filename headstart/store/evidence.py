@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
 from sqlalchemy import ARRAY, BigInteger, Text, and_, any_, bindparam, cast, select
 
 from headstart.checkpoints.facts import Facts, facts_in
-from headstart.recommend.evidence import FINETUNE, PROBES, FamilyEvidence
+from headstart.evidence.quality import LARGEST_VALUE
+from headstart.recommend.evidence import FINETUNE, FREE_ENERGY, ONE_PASS, PROBES, EnergyParts, FamilyEvidence
 from headstart.store.catalogue import columns_of, family_id
 from headstart.store.scores import read_version
 from headstart.store.tables import IN_FAMILY, IN_FORCE, checkpoints, scores, targets
@@ -43,6 +45,8 @@ def read_evidence(connection: Connection, family: str) -> FamilyEvidence:
     probes = columns_of(connection, _PROBES.where(in_family))
     probed_checkpoint, probed_target, method, probe_version, probe_digest, *probe_numbers = probes
     probe_value, probe_stderr, probe_created = probe_numbers
+    protocols: dict[tuple[str, str], int] = {}
+    probe_protocol = _codes(probe_version, probe_digest, protocols)
     return FamilyEvidence(
         family=family,
         evidence_version=read_version(connection),
@@ -53,20 +57,25 @@ def read_evidence(connection: Connection, family: str) -> FamilyEvidence:
         target_rows=_floats(target_rows),
         checkpoint=np.searchsorted(checkpoint_column, _integers(checkpoint)),
         target=np.searchsorted(target_column, _integers(target)),
-        protocol=_codes(version, digest),
+        protocol=_codes(version, digest, {}),
         seed=_integers(seed),
         value=_floats(value),
         stderr=_floats(stderr),
         rows_tested=_floats(rows_tested),
         created=_floats([moment.timestamp() for moment in created]),
-        probe_methods=PROBES,
+        # a column that nobody has would still move the last bits of every answer
+        probe_methods=PROBES if FREE_ENERGY in method else ONE_PASS,
         probed_checkpoint=np.searchsorted(checkpoint_column, _integers(probed_checkpoint)),
         probed_target=np.searchsorted(target_column, _integers(probed_target)),
         probe_method=_integers([PROBES.index(name) for name in method]),
-        probe_protocol=_codes(probe_version, probe_digest),
+        probe_protocol=probe_protocol,
         probe_value=_floats(probe_value),
         probe_stderr=_floats(probe_stderr),
         probe_created=_floats([moment.timestamp() for moment in probe_created]),
+        probe_protocols=tuple(protocols),
+        energy_parts=_energy_parts(connection, in_family, checkpoint_column, target_column, protocols)
+        if FREE_ENERGY in method
+        else None,
     )
 
 
@@ -108,6 +117,19 @@ _PROBES = (
     .where(IN_FORCE, scores.c.method.in_(PROBES))
     .order_by(scores.c.id)
 )
+# Provenance as text, like details
+_ENERGY_PARTS = (
+    select(
+        scores.c.checkpoint_id,
+        scores.c.target_id,
+        scores.c.method_version,
+        scores.c.params_digest,
+        cast(scores.c.provenance, Text),
+    )
+    .join_from(scores, checkpoints)
+    .where(IN_FORCE, scores.c.method == FREE_ENERGY)
+    .order_by(scores.c.id)
+)
 
 
 def _read_checkpoints(connection: Connection, in_family: ColumnElement[bool]) -> dict[str, Any]:
@@ -130,9 +152,51 @@ def _read_checkpoints(connection: Connection, in_family: ColumnElement[bool]) ->
     }
 
 
-def _codes(versions: Sequence[str], digests: Sequence[str]) -> Int[np.ndarray, " N"]:
-    """One code per distinct protocol (method version, params digest), in the order of appearance."""
-    known: dict[tuple[str, str], int] = {}
+def _energy_parts(
+    connection: Connection,
+    in_family: ColumnElement[bool],
+    checkpoint_ids: Int[np.ndarray, " C"],
+    target_ids: Int[np.ndarray, " T"],
+    protocols: dict[tuple[str, str], int],
+) -> EnergyParts:
+    """What the free energies in force of the family say in their provenance."""
+    checkpoint, target, version, digest, texts = columns_of(connection, _ENERGY_PARTS.where(in_family))
+    told = np.array([_parts_in(text) for text in texts], dtype=np.float64).reshape(-1, 3)
+    return EnergyParts(
+        checkpoint=np.searchsorted(checkpoint_ids, _integers(checkpoint)),
+        target=np.searchsorted(target_ids, _integers(target)),
+        protocol=_codes(version, digest, protocols),
+        loss=told[:, 0],
+        trace=told[:, 1],
+        llc=told[:, 2],
+    )
+
+
+def _parts_in(text: str) -> tuple[float | None, ...]:
+    """Loss, trace and llc in the text of a provenance, of which nothing else is kept."""
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        told = None
+    return tuple(_value_in(told, part) for part in ("loss", "trace", "llc"))
+
+
+def _value_in(provenance: object, part: str) -> float | None:
+    """The value of a part, {"value": ..., "stderr": ...}; None where it is none, as in what was imported."""
+    told = provenance.get(part) if isinstance(provenance, dict) else None
+    value = told.get("value") if isinstance(told, dict) else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return float(value) if abs(value) <= LARGEST_VALUE else None
+
+
+def _codes(
+    versions: Sequence[str], digests: Sequence[str], known: dict[tuple[str, str], int]
+) -> Int[np.ndarray, " N"]:
+    """One code per distinct protocol (method version, params digest), in the order of appearance.
+
+    `known` are those that have one already, and grows.
+    """
     return _integers(
         [known.setdefault(protocol, len(known)) for protocol in zip(versions, digests, strict=True)]
     )

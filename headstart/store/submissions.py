@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from headstart.store.transactions import Moment
 
 FIRST_REVISION = 1
-COLLAPSED = "collapsed"  # the quarantine of such a score
+FORESEEN = ("collapsed", "not_converged")  # quarantines that the same seed comes to on any further try
 TRIES = 5  # of inserting a job beside others that do the same
 
 
@@ -121,8 +121,7 @@ def _scores_of(
         for draft, digest in zip(drafts, digests, strict=True)
     ]
     held: dict[tuple[Any, ...], int] = {}
-    # In force; or collapsed under a job of ours, which is what the same seed comes to on any further try.
-    answers = IN_FORCE | ((scores.c.quarantine == COLLAPSED) & MEASURED)
+    answers = IN_FORCE | (scores.c.quarantine.in_(FORESEEN) & MEASURED)
     for chunk in in_chunks(set(keys)):
         query = select(*KEY, scores.c.id).where(answers, tuple_(*KEY).in_(chunk))
         found_here = connection.execute(query.order_by(IN_FORCE, scores.c.id))

@@ -7,8 +7,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
+from headstart.recommend import predictors
 from service import checkpoint_schemas as wire
-from service import family_probe, schemas
+from service import family_probe, family_schemas, schemas
 from service.deps import StoreDep, page_of
 from service.errors import documented
 from service.routes.jobs import DeskDep
@@ -46,6 +47,18 @@ def probe_family(desk: DeskDep, name: FamilyName, body: wire.FamilyProbeRequest)
 
 
 @router.get("/families/{name:path}", summary="Show a family", responses=documented(404))
-def show_family(store: StoreDep, name: FamilyName) -> schemas.Family:
-    """One family by its name."""
-    return schemas.Family.model_validate(store.family(name))
+def show_family(store: StoreDep, name: FamilyName) -> family_schemas.FamilyDetails:
+    """One family by its name, and how well each static score foretells gain in its evidence.
+
+    The correlations are those of the last refit, a few seconds after the newest score.
+    """
+    family, newest = store.family(name), store.newest_posteriors(predictors.FORMAT).get(name)
+    found, version = predictors.UNFITTED, None
+    if newest is not None:
+        identity, version = newest
+        found = predictors.from_bytes(store.posterior(identity).payload)
+    return family_schemas.FamilyDetails(
+        **schemas.Family.model_validate(family).model_dump(),
+        static_scores=[family_schemas.StaticScore.model_validate(one) for one in found],
+        static_scores_version=version,
+    )

@@ -141,10 +141,11 @@ def test_a_score_in_quarantine_answers_nothing(store: Store, fill: Fill) -> None
     assert store.submit_jobs([DRAFT])[0].status == SubmissionStatus.SCORED
 
 
-def test_a_score_that_collapsed_here_is_an_outcome(store: Store, fill: Fill) -> None:
-    fill(dataclasses.replace(SCORE, quarantine="collapsed", value=0.4))  # in somebody else's hands
+@pytest.mark.parametrize("reason", ["collapsed", "not_converged"])
+def test_a_score_that_collapsed_here_is_an_outcome(store: Store, fill: Fill, reason: str) -> None:
+    fill(dataclasses.replace(SCORE, quarantine=reason, value=0.4))  # in somebody else's hands
     job = running(store)
-    doubted = dataclasses.replace(FOUND, quarantine="collapsed", quarantine_note="Two runs.")
+    doubted = dataclasses.replace(FOUND, quarantine=reason, quarantine_note="Two runs.")
     assert store.finish_job(job.id, 1, doubted, seconds=1.0)
     (answer,) = store.submit_jobs([DRAFT])
     assert answer.score is not None

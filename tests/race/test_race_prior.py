@@ -61,7 +61,7 @@ def test_probes_of_the_target_stay_where_they_read_train_rows_alone() -> None:
     assert not (left.target == 3).any()
     methods = np.array(told.probe_methods)[left.probe_method[left.probed_target == 3]]
     assert set(methods.tolist()) == {"logme"}
-    assert {"linear_probe"} == set(PROBES) - ON_TRAIN_ROWS
+    assert {"free_energy", "linear_probe"} == set(PROBES) - ON_TRAIN_ROWS
 
 
 def test_likeness_weighs_the_targets() -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from headstart.recommend.views import View
 
 MAY_BE_NAN = {"newest", "level", "level_stderr", "noise", "binomial"}  # as documented
+MAY_BE_NAN |= {"static_weight", "static_weight_stderr"}
 MOST = 12  # checkpoints that are asked for
 WIDEST = 200.0  # points: no gain is further from another
 

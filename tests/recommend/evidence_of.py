@@ -8,7 +8,7 @@ import numpy as np
 
 from headstart.recommend.evidence import FamilyEvidence
 
-METHODS = ("linear_probe", "logme", "knn")
+METHODS = ("linear_probe", "logme", "knn", "free_energy")
 
 
 def evidence_of(

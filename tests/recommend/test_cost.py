@@ -21,6 +21,16 @@ def test_a_finetune_passes_forward_over_what_it_does_not_train_on() -> None:
         assert cost.finetune_work(**rows, tuning=tuning) == each * 10 * 100 * 2 + held
 
 
+def test_chains_step_over_batches_and_look_at_every_row_before() -> None:
+    asked: dict[str, float] = {"rows": 100, "tokens": 10, "batch_rows": 20, "chains": 4, "steps": 50}
+    bare = cost.sampling_work(**asked, traced=False, picked=False, headed=False)
+    assert bare == (10 * 6 * 20 * 4 * 50, 10 * 6 * 100)
+    whole = cost.sampling_work(**asked, traced=True, picked=True, headed=True)
+    assert whole == (bare.chains, 10 * ((6 + 18 + 2) * 100 + 160 * 6 * 20))
+    few = cost.sampling_work(**asked | {"rows": 5}, traced=False, picked=False, headed=False)
+    assert few.chains == 10 * 6 * 5 * 4 * 50  # a batch has no more than there are
+
+
 def test_the_start_is_the_rates() -> None:
     found = cost.finetune_cost(np.array([1e8]), 1_000, tokens=100, epochs=1, rate=cost.Rate(1e13, start=2.0))
     np.testing.assert_allclose(found.seconds, [2 + 6])

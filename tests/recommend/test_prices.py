@@ -21,6 +21,7 @@ from headstart.recommend.prices import (
     probe_amount,
     probe_rows,
     profiled_tokens,
+    sampling_amount,
     together,
 )
 from headstart.recommend.rates import UNKNOWN, Rates
@@ -117,6 +118,38 @@ def test_probes_share_the_passes_of_roles_that_they_both_read() -> None:
     assert passes("leep", params("leep")) == logme  # which names no layers
     assert not set(logme) & set(passes("logme", params("logme", layers=("mean",))))
     assert passes("finetune", params("finetune")) == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "operations"),
+    [
+        ({}, 6 * 32 * (4 * 225 + 160) + (6 + 18 + 2) * 500),
+        ({"trace_probes": 0, "objective": "masked-lm"}, 6 * 32 * (4 * 225 + 160) + 6 * 500),
+        ({"chains": 8, "draws": 600, "step": 1e-5}, 6 * 32 * 8 * 625 + (6 + 18 + 2) * 500),
+        ({"preset": "paper", "batch_rows": 2_048}, 6 * 500 * 3_000 + (6 + 18 + 2) * 500),
+    ],
+)
+def test_chains_are_their_steps_on_the_line(given: dict[str, Any], operations: float) -> None:
+    asked = params("free_energy", rows=500, **given)
+    amount = sampling_amount(UNKNOWN, asked, TARGET)
+    assert amount.work == pytest.approx(TOKENS * operations)
+    price = price_of(known(Kind("free_energy", FRESH)), "free_energy", asked, 10**8, TARGET)
+    assert price.seconds == pytest.approx(2 + 1e8 * amount.work / RATE, rel=0.05)
+    assert price.basis == "measured"
+    assert passes("free_energy", asked) == ()
+
+
+def test_draws_alone_are_no_chains() -> None:
+    asked = {"max_tokens": 64, "draws": 50}
+    assert passes("gauge", asked)
+    known_of = known(Kind("gauge", FRESH))
+    plain = price_of(known_of, "gauge", {"max_tokens": 64}, 10**8, TARGET)
+    assert price_of(known_of, "gauge", asked, 10**8, TARGET) == plain
+
+
+def test_chains_read_no_more_rows_than_there_are() -> None:
+    every, more = (sampling_amount(UNKNOWN, params("free_energy", rows=n), TARGET) for n in (1_000, 2_000))
+    assert every == more
 
 
 def test_tokens_that_jobs_found_go_before_the_profile() -> None:

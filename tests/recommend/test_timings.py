@@ -23,6 +23,18 @@ FINETUNED: dict[str, Any] = {
     "resumed_at_step": 0,
     "seconds": 10.0,
 }
+SAMPLED: dict[str, Any] = {
+    "device": "CPU (x, 2 threads)",
+    "dtype": "float32",
+    "rows": 100,
+    "tokens": 1_200,
+    "max_tokens": 128,
+    "truncated": 0.25,
+    "stage_seconds": {"centre": 1.0, "trace": 2.0, "step": 2.0, "chains": 30.0},
+    "resumed_at_step": 0,
+    "seconds": 40.0,
+}
+CHAINS = {"chains": 4, "draws": 40, "burn_in": 10, "batch_rows": 20, "trace_probes": 10, "step": None}
 TRAINED = SIZE * 10 * (4 * 100 * 2 + 2 * 2 * 20)  # two evaluations
 HELD = SIZE * 10 * 2 * (20 + 30)
 PROBED: dict[str, Any] = {
@@ -66,6 +78,36 @@ def test_a_probe_is_a_forward_pass_or_reads_the_cache() -> None:
     (cached,) = works_of(timing(PROBED | {"cached": True}, "logme"))
     assert (fresh.operations, fresh.seconds, fresh.started) == (2 * SIZE * 1_200, 3.0, True)
     assert (fresh.kind, cached.kind) == (Kind("logme", FRESH), Kind("logme", CACHED))
+
+
+def sampled(facts: dict[str, Any], params: dict[str, Any], parameters: int | None = SIZE) -> Timing:
+    return Timing(1, "free_energy", params, parameters, 5, facts)
+
+
+def test_chains_are_their_steps_and_the_rest() -> None:
+    steps, rest = works_of(sampled(SAMPLED, CHAINS))
+    assert steps.kind == rest.kind == Kind("free_energy", FRESH)
+    assert (steps.operations, steps.seconds, steps.started) == (SIZE * 12 * 6 * 20 * 4 * 50, 30.0, False)
+    before = SIZE * 12 * ((6 + 18) * 100 + 160 * 6 * 20)
+    assert (rest.operations, rest.seconds, rest.started) == (before, 10.0, True)
+    _, headed = works_of(sampled(SAMPLED, CHAINS | {"objective": "classification"}))
+    assert headed.operations == before + SIZE * 12 * 2 * 100
+    (resumed,) = works_of(sampled(SAMPLED | {"resumed_at_step": 7, "seconds": 20.0}, CHAINS))
+    assert resumed == steps
+    assert length_of(sampled(SAMPLED, CHAINS)) == (5, 12.0, 128, 0.25)
+
+
+def test_a_method_of_another_package_may_have_draws_and_no_chains() -> None:
+    (found,) = works_of(Timing(1, "gauge", {"draws": 50}, SIZE, 5, {"seconds": 2.0, "tokens": 10}))
+    assert (found.operations, found.seconds) == (2 * SIZE * 10, 2.0)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"rows": {"train": 100}}, {"tokens": "many"}, {"stage_seconds": 3}, {"stage_seconds": {}}]
+)
+def test_chains_with_odd_counts_tell_nothing(odd: dict[str, Any]) -> None:
+    assert works_of(sampled(SAMPLED | odd, CHAINS)) == ()
+    assert works_of(sampled(SAMPLED, CHAINS, None)) == ()
 
 
 def test_a_method_that_tells_no_tokens_has_no_operations() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headstart.entities import CheckpointDraft, ScoreDraft, TargetDraft
+from headstart.recommend.evidence import ONE_PASS, PROBES
 from headstart.store import evidence
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def test_columns_hold_the_scores_in_force_of_the_family(store: Store, fill: Fill
         replace(SCORE, seed=9, method_version="2"),
         replace(SCORE, seed=8, params={"lr": 1}),
         replace(SCORE, seed=7, quarantine="off_grid"),
-        replace(SCORE, method="free_energy"),
+        replace(SCORE, method="of another package"),
         replace(SCORE, family="g"),
         probe,
         replace(probe, checkpoint="a", quarantine="not_measured"),
@@ -77,6 +78,57 @@ def test_columns_hold_the_scores_in_force_of_the_family(store: Store, fill: Fill
     other, one, same = found.probe_protocol[order].tolist()
     assert one == same != other
     assert found.probe_created.tolist() == [clock.now.timestamp()] * 3
+    assert found.probe_methods == ONE_PASS, "as if there were no free energy"
+    assert found.energy_parts is None
+
+
+ENERGY = replace(
+    SCORE,
+    method="free_energy",
+    value=812.5,
+    stderr=3.0,
+    provenance={
+        "loss": {"value": 0.25, "stderr": 0.01},
+        "trace": {"value": 90, "stderr": 9.0},
+        "llc": {"value": -1.5, "stderr": None},
+    },
+)
+
+
+def test_free_energies_tell_their_parts(store: Store, fill: Fill) -> None:
+    fill(
+        replace(SCORE, method="linear_probe", params={"a": 1}),
+        ENERGY,
+        replace(ENERGY, checkpoint="a", target="t2", method_version="2", provenance={}),
+        replace(ENERGY, seed=5, value=900.0, quarantine="not_converged"),
+        replace(ENERGY, family="g", checkpoint="x"),
+        checkpoints=[CheckpointDraft(family="f", name="a"), CheckpointDraft(family="f", name="b")],
+    )
+    found = store.evidence("f")
+    assert found.probe_methods == PROBES
+    energy = np.flatnonzero(found.probe_method == PROBES.index("free_energy"))
+    assert found.probe_value[energy].tolist() == [812.5, 812.5], "what is quarantined is no evidence"
+    parts = found.energy_parts
+    assert parts is not None
+    assert parts.checkpoint.tolist() == found.probed_checkpoint[energy].tolist() == [1, 0]
+    assert parts.target.tolist() == found.probed_target[energy].tolist() == [0, 1]
+    assert parts.protocol.tolist() == found.probe_protocol[energy].tolist()
+    versions = [found.protocol_named(code)[0] for code in parts.protocol]
+    assert versions == ["1", "2"]
+    assert len(found.probe_protocols) == 3
+    np.testing.assert_array_equal(parts.loss, [0.25, np.nan])
+    np.testing.assert_array_equal(parts.trace, [90.0, np.nan])
+    np.testing.assert_array_equal(parts.llc, [-1.5, np.nan])
+
+
+def test_parts_that_are_no_numbers_are_unknown(store: Store, fill: Fill) -> None:
+    odd = [None, "1", True, [], {}, {"value": "1"}, {"value": True}, {"value": 10**400}, 3.5, {"value": None}]
+    scores = [replace(ENERGY, seed=k, provenance={"loss": one, "llc": "\0"}) for k, one in enumerate(odd)]
+    fill(*scores, replace(ENERGY, seed=99, provenance={"loss": {"value": 2}, "\ud800": "\0"}))
+    parts = store.evidence("f").energy_parts
+    assert parts is not None
+    np.testing.assert_array_equal(parts.loss, [*[np.nan] * len(odd), 2.0])
+    assert np.isnan(parts.llc).all()
 
 
 def test_what_the_checkpoints_are_stands_beside_them(

@@ -1,0 +1,1 @@
+"""Does free energy on the pretraining rows tell which checkpoint transfers better? The paper's question."""
