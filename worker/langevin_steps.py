@@ -60,6 +60,11 @@ class Dynamics:
         return self.step * self.localisation / 2 if self.scheme == "crank-nicolson" else 0.0
 
     @property
+    def floor(self) -> float:
+        """Of RMSprop's root mean square: the slope of the prior at its own draws, in the loss's unit."""
+        return math.sqrt(self.localisation) / self.strength + SMALLEST_SCALE
+
+    @property
     def share(self) -> float:
         """Of the pull that a step follows."""
         return self.step / (2 + self.delta)
@@ -148,10 +153,10 @@ def pull(
     value.addcmul_(scale, whole, value=-dynamics.share)
 
 
-def inverse_root(squares: torch.Tensor, kept: float, steps: int) -> torch.Tensor:
+def inverse_root(squares: torch.Tensor, dynamics: Dynamics, steps: int) -> torch.Tensor:
     """RMSprop's G after so many steps."""
-    grown = 1 - kept**steps  # as Adam's: the mean of few squares begins at 0
-    return (squares / grown).sqrt_().add_(SMALLEST_SCALE).reciprocal_()
+    grown = 1 - (dynamics.precondition or 0.0) ** steps  # as Adam's: the mean of few squares begins at 0
+    return (squares / grown).sqrt_().add_(dynamics.floor).reciprocal_()
 
 
 def number(*parts: int) -> int:

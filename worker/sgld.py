@@ -30,9 +30,10 @@ variates for stochastic gradient MCMC", Statistics and Computing 29, 2019). A se
 more of what moves, take away most of the noise of batches, which widens the sharp directions: with gradients
 of rows of variance s^2 along one, by eps (n beta s)^2 / (4 b) of their variance.
 
-With `precondition`, RMSprop's: G = 1/(sqrt(v) + 1e-8 scale), v the running mean of squared gradients, and
-the step is w <- w - (eps/2) G (...) + N(0, eps G) (of euler only; Li, Chen, Carlson, Carin 2016, arXiv
-1512.07666, without the term of dG/dw, as they do).
+With `precondition`, RMSprop's: G = 1/(sqrt(v) + sqrt(gamma) / (n beta)), v the running mean of squared
+gradients, and the step is w <- w - (eps/2) G (...) + N(0, eps G) (of euler only; Li, Chen, Carlson, Carin
+2016, arXiv 1512.07666, without the term of dG/dw, as they do). In place of their constant stands what the
+prior's own slope comes to at its draws: else directions without a gradient are thrown out of all bounds.
 """
 
 from __future__ import annotations
@@ -158,12 +159,12 @@ def _correct(
 
 def _shake(state: State, moving: Moving, block: range, dynamics: Dynamics, *, later: int = 1) -> None:
     """Add a step's noise to these chains, which are all that `moving` has; G is of so many steps `later`."""
-    kept, scale = dynamics.precondition, None
-    if kept is not None:
+    scale = None
+    if dynamics.precondition is not None:
 
         def scale(name: str, chains: slice, numbers: slice) -> torch.Tensor:
             squares = part(state.squares[name], block).flatten(1)[chains, numbers]
-            return inverse_root(squares, kept, max(state.steps + later, 1))
+            return inverse_root(squares, dynamics, max(state.steps + later, 1))
 
     add_normal(moving, block, _seeds(state.seed, state.steps), dynamics.spread, scale)
 
@@ -181,7 +182,7 @@ def _scale(
         return None
     squares, kept = part(state.squares[name], chains), dynamics.precondition
     squares.mul_(kept).addcmul_(gradient, gradient, value=1 - kept)
-    return inverse_root(squares, kept, state.steps + 1)
+    return inverse_root(squares, dynamics, state.steps + 1)
 
 
 def acceptance(
@@ -228,7 +229,7 @@ def _log_ratio(
     def held(name: str) -> torch.Tensor | None:
         if dynamics.precondition is None:
             return None
-        return inverse_root(part(state.squares[name], block), dynamics.precondition, max(state.steps, 1))
+        return inverse_root(part(state.squares[name], block), dynamics, max(state.steps, 1))
 
     def tally(name: str, gradient: torch.Tensor, scale: torch.Tensor | None, sign: int) -> None:
         u, v, slope = here[name], there[name], dynamics.strength * gradient

@@ -105,6 +105,7 @@ def sampling_work(
     traced: bool,
     picked: bool,
     headed: bool,
+    controlled: bool,
 ) -> Sampling:
     """Operations per parameter of Langevin chains on so many rows.
 
@@ -114,11 +115,13 @@ def sampling_work(
         traced: each row has its share in a probe of the Hessian's trace.
         picked: the step is picked, not given.
         headed: a head is trained on the features of the rows first.
+        controlled: each step takes a second pass over its batch, at the checkpoint.
     """
     step = TRAIN * min(batch_rows, rows)
+    walked = step * (2 if controlled and batch_rows < rows else 1)
     looked = TRAIN + (CURVE if traced else 0.0) + (FORWARD if headed else 0.0)
     before = looked * rows + (PILOT * step if picked else 0.0)
-    return Sampling(tokens * step * chains * steps, tokens * before)
+    return Sampling(tokens * walked * chains * steps, tokens * before)
 
 
 def finetune_cost(

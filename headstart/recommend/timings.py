@@ -100,6 +100,7 @@ def sampling_of(params: Mapping[str, Any], rows: float, tokens: float) -> Sampli
         traced=_positive(params.get("trace_probes")) is not None,
         picked=_positive(params.get("step")) is None,
         headed=params.get("objective") == "classification",
+        controlled=params.get("controlled") is True,
     )
 
 

@@ -41,8 +41,8 @@ class JobVerbs(Transactions):
     ) -> tuple[Submission, ...]:
         """Answer each draft, in their order and in one transaction, or store nothing.
 
-        By the score in force (or one that collapsed here, which measured again it would again), by an equal
-        job that waits or runs (or found the method not applicable), or by a new one.
+        By the score in force (or one that collapsed or did not converge here, which measured again it would
+        again), by an equal job that waits or runs (or found the method not applicable), or by a new one.
         """
         with self._write() as connection:
             return submissions.submit(connection, drafts, attempts, request_id, self._shared_now())

@@ -29,7 +29,8 @@ Contract
   it made and the lineages that it found are one transaction; scores that it makes beside that
   (`keep_score`) are stored at once, under the same rules, and stay.
   At most one job of a key (what makes two jobs the same measurement) waits or runs; asking for it again
-  joins it, and asking for what is scored, or has collapsed here, returns the score. Ended jobs are kept.
+  joins it, and asking for what is scored, or has collapsed or not converged here, returns the score. Ended
+  jobs are kept.
   `revision` rises with every change. Leases and stamps of jobs are the database's time on Postgres, so
   that machines whose clocks differ agree.
 * A delivery waits exactly as long as its job waits or runs. It is claimed by a lease; the record of a try

@@ -167,7 +167,7 @@ def test_steps_that_metropolis_would_refuse_are_a_fault_of_crank_nicolson_and_a_
 def test_what_has_not_converged_is_an_outcome_with_its_diagnosis_and_a_remedy() -> None:
     bench = texts(replace(MIXED, acceptance=0.4))
     with pytest.raises(NotApplicable) as outcome:
-        run(bench, FreeEnergyParams(**TEXTS))
+        run(bench, FreeEnergyParams(draws=200, **TEXTS))
     assert outcome.value.sentence.startswith("The chains have not converged, so there is no value.")
     assert "R-hat 1.00" in outcome.value.sentence
     assert "effective draws of 800" in outcome.value.sentence

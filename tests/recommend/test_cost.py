@@ -23,12 +23,15 @@ def test_a_finetune_passes_forward_over_what_it_does_not_train_on() -> None:
 
 def test_chains_step_over_batches_and_look_at_every_row_before() -> None:
     asked: dict[str, float] = {"rows": 100, "tokens": 10, "batch_rows": 20, "chains": 4, "steps": 50}
-    bare = cost.sampling_work(**asked, traced=False, picked=False, headed=False)
+    plain = {"traced": False, "picked": False, "headed": False, "controlled": False}
+    bare = cost.sampling_work(**asked, **plain)
     assert bare == (10 * 6 * 20 * 4 * 50, 10 * 6 * 100)
-    whole = cost.sampling_work(**asked, traced=True, picked=True, headed=True)
+    whole = cost.sampling_work(**asked, traced=True, picked=True, headed=True, controlled=False)
     assert whole == (bare.chains, 10 * ((6 + 18 + 2) * 100 + 160 * 6 * 20))
-    few = cost.sampling_work(**asked | {"rows": 5}, traced=False, picked=False, headed=False)
+    few = cost.sampling_work(**asked | {"rows": 5}, **plain)
     assert few.chains == 10 * 6 * 5 * 4 * 50  # a batch has no more than there are
+    assert cost.sampling_work(**asked, **plain | {"controlled": True}).chains == 2 * bare.chains
+    assert cost.sampling_work(**asked | {"rows": 5}, **plain | {"controlled": True}) == few
 
 
 def test_the_start_is_the_rates() -> None:

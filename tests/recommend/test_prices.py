@@ -123,9 +123,9 @@ def test_probes_share_the_passes_of_roles_that_they_both_read() -> None:
 @pytest.mark.parametrize(
     ("given", "operations"),
     [
-        ({}, 6 * 32 * (4 * 225 + 160) + (6 + 18 + 2) * 500),
-        ({"trace_probes": 0, "objective": "masked-lm"}, 6 * 32 * (4 * 225 + 160) + 6 * 500),
-        ({"chains": 8, "draws": 600, "step": 1e-5}, 6 * 32 * 8 * 625 + (6 + 18 + 2) * 500),
+        ({}, 6 * 16 * (2 * 4 * 120 + 160) + (6 + 18 + 2) * 500),
+        ({"trace_probes": 0, "objective": "masked-lm"}, 6 * 16 * (2 * 4 * 120 + 160) + 6 * 500),
+        ({"chains": 8, "draws": 600, "step": 1e-5}, 2 * 6 * 16 * 8 * 620 + (6 + 18 + 2) * 500),
         ({"preset": "paper", "batch_rows": 2_048}, 6 * 500 * 3_000 + (6 + 18 + 2) * 500),
     ],
 )

@@ -269,8 +269,9 @@ def test_of_a_step_that_was_given_the_curvature_is_told(inputs: Inputs) -> None:
     assert found.curvature is not None
     assert found.curvature == found.facts["curvature"] > 0
     assert run(inputs, replace(SPEC, trace_probes=0), ignore).curvature is None
-    scaled = replace(SPEC, precondition=0.9, controlled=False, step=1e-14)
-    assert run(inputs, scaled, ignore).curvature is None
+    scaled = run(inputs, replace(SPEC, precondition=0.9, controlled=False), ignore)
+    assert scaled.curvature is None
+    assert np.all(scaled.distance < SPEC.radius)  # positions that no row has are not thrown away
 
 
 def test_too_little_memory_for_the_chains_is_told(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,8 @@ def test_acceptance_is_that_of_metropolis(scheme: Scheme, precondition: bool) ->
     places = np.random.default_rng(1).normal(0, 0.5, size=20_000)
     if precondition:
         how = replace(how, precondition=0.9)
-        squares, scale = {"w": torch.full((len(places), 1), 0.25, dtype=torch.float64)}, 2.0
+        squares = {"w": torch.full((len(places), 1), 0.25, dtype=torch.float64)}
+        scale = 1 / (0.5 + 2.0 / 10.0)
     state = start(centre, len(places), seed=0)
     state = replace(state, squares=squares, steps=10_000)
     state.moving["w"][:, 0] = torch.from_numpy(places)
@@ -169,6 +170,23 @@ def test_the_ladder_of_preconditioned_steps() -> None:
     how = replace(dynamics(1.0, 100.0, 20.0, "euler"), precondition=0.9)
     step = ladder(centre, loss, how, 0, curvature=1.0)
     assert 0 < step <= 0.01
+
+
+@pytest.mark.parametrize("gamma", [1.0, 1e4])
+def test_preconditioned_chains_follow_the_prior_where_the_loss_is_flat(gamma: float) -> None:
+    """RMSprop's G is largest there; the loss that is read is nearly the posterior's."""
+    curvatures = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.5, *[0.0] * 200], dtype=torch.float64) * gamma
+    centre = {"w": torch.zeros(len(curvatures), dtype=torch.float64)}
+    how = replace(dynamics(1.0, 50.0, gamma, "euler"), precondition=0.99)
+    how = replace(how, step=0.1 * how.floor / gamma)
+    state, flat, read = start(centre, 16, seed=0, precondition=True), [], []
+    for step in range(400):
+        state, _ = advance(state, centre, Bent(curvatures), how)
+        if step >= 100:
+            flat.append(float((state.moving["w"][:, 5:] ** 2).mean() * gamma))
+            read.append(float((state.moving["w"][:, :5] ** 2 * (gamma + 50 * curvatures[:5])).mean()))
+    assert np.mean(flat) == pytest.approx(1.0, abs=0.1)
+    assert np.mean(read) == pytest.approx(1.0, abs=0.5)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
