@@ -6,13 +6,13 @@
 devinterp 1.3.2 is the newest that samples a plain classifier: 2.x takes language models only. Without it, our
 side is measured alone. Both run the same MLP on the same rows with as many chains, draws and rows a batch, in
 turns; each measurement is one whole call, start included, by its number of draws times chains. The peer is
-measured as its documentation calls it, with its loader handed whole batches (the fastest we found), and so on
-two processes. Medians of the repeats, and of the ratios within each. Wall seconds are worth something on an
-idle machine only; else the CPU's with `--threads 1` are what to read.
+measured as its documentation calls it, and with its loader handed whole batches (the fastest we found).
+Medians of the repeats, and of the ratios within each. Wall seconds are worth something on an idle machine
+only; else the CPU's with `--threads 1` are what to read.
 
-The learning coefficients are of noise-free linear nets at their most degenerate points, and of a regular
-model, where they are known: ours with half the ladder's step, the peer's with the chains, draws and step of
-its own test of reduced-rank regression, and our n beta.
+The learning coefficients are known: of noise-free linear nets at their most degenerate points, and of a
+regular model. Ours are with the ladder's step, halved until 3 % or less is its doing; the peer's with the
+chains, draws and step of its own test of reduced-rank regression, and our n beta.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from headstart.chains import diagnose
 from worker.device import device_name
-from worker.sgld import Dynamics, advance, ladder, sharpest, start
+from worker.sgld import Dynamics, advance, coarseness, ladder, sharpest, start
 
 try:
     from devinterp.optim.sgld import SGLD
@@ -49,7 +49,7 @@ except ImportError:  # measured alone then
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-CHAINS, ROWS, STRENGTH = 8, 5_000, 587.0  # n and n / log n
+CHAINS, ROWS, STRENGTH = 8, 5_000, 587.0  # the latter: n / log n
 SIZES = (  # widths, rows a batch, draws
     ((64, 32, 10), 32, 200),
     ((64, 64, 10), 64, 200),
@@ -57,6 +57,7 @@ SIZES = (  # widths, rows a batch, draws
     ((784, 128, 128, 10), 512, 10),
 )
 LONE = ((784, 1024, 1024, 10), (64, 256, 1024))  # one chain's MLP, and batches
+MOST_COARSE = 0.03  # share of a coefficient that may be the step's doing
 PEER_STEP, PEER_DRAWS, PEER_CHAINS = 6e-5, 2_000, 3  # of its test of reduced-rank regression
 
 
@@ -112,7 +113,7 @@ class Mlp:
             _ = info.loss - told[info.rows].mean(1)
 
     def lone(self, draws: int) -> None:
-        """Draws of one chain that has started."""
+        """Draws of one chain."""
         for _ in range(draws):
             self.state, _ = advance(self.state, self.centre, self, self.dynamics)
 
@@ -123,13 +124,13 @@ class Mlp:
             self.net.zero_grad(set_to_none=True)
             cross_entropy(self.net(self.x[rows]), self.y[rows]).backward()
 
-    def theirs(self, chains: int, draws: int, *, whole: bool, cores: int = 1) -> None:
+    def theirs(self, chains: int, draws: int, *, whole: bool) -> None:
         """`whole`: its loader is handed batches, not rows."""
         rows = Whole(self.x, self.y) if whole else TensorDataset(self.x, self.y)
         collate = {"collate_fn": lambda batch: batch} if whole else {}
         loader = DataLoader(rows, batch_size=self.batch, shuffle=True, **collate)
         how = {"lr": self.dynamics.step, "localization": 1.0, "nbeta": STRENGTH}
-        peer(self.net, loader, classified, chains, draws, how, initial=2.3, cores=cores)
+        peer(self.net, loader, classified, chains, draws, how, initial=2.3)
 
 
 def classified(model: nn.Module, data: Any) -> torch.Tensor:
@@ -151,7 +152,6 @@ def peer(
     how: dict[str, float],
     *,
     initial: float,
-    cores: int = 1,
 ) -> float:
     """devinterp's estimate of the learning coefficient."""
     told = LLCEstimator(
@@ -169,7 +169,6 @@ def peer(
             num_draws=draws,
             num_chains=chains,
             init_loss=initial,
-            cores=cores,
             seed=0,
             verbose=False,
         )
@@ -212,7 +211,7 @@ def told(costs: dict[str, list[Cost]], base: str) -> dict[str, Any]:
     return found
 
 
-def against_the_peer(repeats: int, shorter: int, *, processes: bool) -> list[dict[str, Any]]:
+def against_the_peer(repeats: int, shorter: int) -> list[dict[str, Any]]:
     """Milliseconds a draw of one of eight chains; ratios are to ours."""
     found = []
     for widths, batch, most in SIZES:
@@ -221,8 +220,6 @@ def against_the_peer(repeats: int, shorter: int, *, processes: bool) -> list[dic
         if sample is not None:
             sides["devinterp"] = partial(mlp.theirs, CHAINS, draws, whole=False)
             sides["devinterp, whole batches"] = partial(mlp.theirs, CHAINS, draws, whole=True)
-        if sample is not None and processes:
-            sides["devinterp, two processes"] = partial(mlp.theirs, CHAINS, draws, whole=True, cores=2)
         costs = told(turns(sides, CHAINS * draws, repeats), "ours")
         found.append(
             {"widths": widths, "batch": batch, "parameters": mlp.parameters, "draws": draws, **costs}
@@ -300,12 +297,17 @@ def coefficients(shorter: int) -> list[dict[str, Any]]:
             step=1.0, strength=strength, localisation=1.0, batch_rows=model.rows, scheme="crank-nicolson"
         )
         curvature = sharpest(model.centre, model, iter([rows] * 20), seed=0)
-        how = replace(how, step=ladder(model.centre, model, how, 0, curvature=curvature) / 2)
-        state, losses = start(model.centre, CHAINS, seed=0), []
-        for draw in range(4_000 // shorter):
+        how = replace(how, step=ladder(model.centre, model, how, 0, curvature=curvature))
+        state, losses, left = start(model.centre, CHAINS, seed=0), [], 2_000 // shorter
+        while left:
+            for _ in range(left):
+                state, _ = advance(state, model.centre, model, how)
+            coarse = coarseness(state, model.centre, model, how, torch.Generator())
+            how, left = replace(how, step=how.step / 2), (left if coarse > MOST_COARSE else 0)
+        how = replace(how, step=how.step * 2)
+        for _ in range(6_000 // shorter):
             state, info = advance(state, model.centre, model, how)
-            if draw >= 1_000 // shorter:
-                losses.append(info.loss)
+            losses.append(info.loss)
         judged = diagnose(strength * torch.stack(losses, 1).double().numpy())
         one = {
             "model": name,
@@ -384,7 +386,7 @@ def main() -> None:
             "torch": torch.__version__,
             "threads": options.threads,
         },
-        "peer": against_the_peer(repeats, shorter, processes=options.processes),
+        "peer": against_the_peer(repeats, shorter),
         "bare": against_a_bare_pass(repeats, shorter),
         "limits": limits(),
         "coefficients": coefficients(shorter),

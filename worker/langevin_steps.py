@@ -159,6 +159,36 @@ def inverse_root(squares: torch.Tensor, dynamics: Dynamics, steps: int) -> torch
     return (squares / grown).sqrt_().add_(dynamics.floor).reciprocal_()
 
 
+def step_error(
+    here: Moving, centre: Moving, loss: Loss, dynamics: Dynamics, rows: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """By how much (chains,) steps make the excess of some chains' losses too large, and that excess; in nats.
+
+    With g the gradient of Phi = n beta L less that at the checkpoint, on the same rows: (eps / 8) <g, G>, G
+    being g in Crank-Nicolson's scheme and g + gamma (w - w*) in Euler's, and Phi(w) - Phi(w*) -
+    <grad Phi(w*), w - w*>. Of a quadratic loss the mean of the former over the chains is what the variances
+    that `worker.sgld` gives make the mean of the latter too large by. RMSprop's G is left out.
+    """
+    there = {name: value.expand(len(rows), *value.shape) for name, value in centre.items()}
+    slopes: dict[str, torch.Tensor] = {}
+    error = torch.zeros(len(rows), dtype=torch.float64, device=next(iter(here.values())).device)
+    linear = torch.zeros_like(error)
+
+    def keep(name: str, gradient: torch.Tensor) -> None:
+        slopes[name] = gradient.clone()
+
+    def tally(name: str, gradient: torch.Tensor) -> None:
+        before, away = slopes.pop(name), here[name] - centre[name]
+        bent = dynamics.strength * (gradient - before)
+        followed = bent if dynamics.delta else bent + dynamics.localisation * away
+        error.add_((bent * followed).flatten(1).sum(1, dtype=torch.float64), alpha=dynamics.step / 8)
+        linear.add_((before * away).flatten(1).sum(1, dtype=torch.float64))
+
+    least = sweep(loss, there, rows, keep)
+    grown = sweep(loss, here, rows, tally).double() - least.double()
+    return error, dynamics.strength * (grown - linear)
+
+
 def number(*parts: int) -> int:
     """A seed of its own for these numbers."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()

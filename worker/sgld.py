@@ -56,6 +56,7 @@ from worker.langevin_steps import (
     number,
     part,
     pull,
+    step_error,
     sweep,
 )
 
@@ -71,13 +72,14 @@ __all__ = [
     "State",
     "acceptance",
     "advance",
+    "coarseness",
     "curve",
     "ladder",
     "sharpest",
     "start",
 ]
 
-LEAST_ACCEPTANCE, MOST_RUNGS = 0.8, 40  # of the ladder
+LEAST_ACCEPTANCE, MOST_ERROR, MOST_RUNGS = 0.8, 0.1, 40  # of the ladder
 PILOT_STEPS, PILOT_CHECKS = 3, 5  # of a rung: steps before each look at the acceptance
 MANY_ROWS = 64  # times a batch: beyond, repeated rows add under 2 % to the variance, and are let be
 
@@ -125,8 +127,7 @@ def advance(
     state: State, centre: Moving, loss: Loss, dynamics: Dynamics, *, together: bool = True
 ) -> tuple[State, Info]:
     """One step of every chain. The state's tensors are changed; a chain that left the finite stays NaN."""
-    generator = torch.Generator().manual_seed(number(state.seed, state.steps, 0))
-    rows = _rows(loss.rows, dynamics.batch_rows, state.chains, generator)
+    rows = _rows(loss.rows, dynamics.batch_rows, state.chains, _seeded(state.seed, state.steps, 0))
     distance = _distance(state.moving, centre)
     losses = []
     for block in blocks(state.chains, together):
@@ -268,30 +269,67 @@ def ladder(
     together: bool = True,
     tell: Callable[[], None] = lambda: None,
 ) -> float:
-    """The largest step of a ladder by halves whose steps Metropolis would accept, in the mean 0.8 of them.
+    """The largest step of a ladder by halves that Metropolis would accept, and that tells the loss well.
 
-    `curvature` is `sharpest`'s: the first rung keeps the error of its direction's variance to a tenth, and
-    Crank-Nicolson's delta to 1. Each rung takes two chains from the checkpoint; `tell` is called after every
-    step. `dynamics.step` is not read. Where no rung of 40 will do, the lowest is given: the chains' own
-    acceptance tells.
+    A rung will do where 0.8 of its steps are accepted in the mean, and the chains' `coarseness` is under 0.1.
+    `curvature` is `sharpest`'s at the checkpoint: the first rung keeps the error along its direction to a
+    tenth, and Crank-Nicolson's delta to 1. Around a degenerate checkpoint the loss is bent more than there:
+    two chains go from it, each rung on from where the one above has led them, if those steps were accepted.
+    They do not go far: ask for the coarseness again when the chains have. `tell` is called after every step.
+    `dynamics.step` is not read. Where no rung of 40 will do, the lowest is given.
     """
-    step = _first_rung(dynamics, curvature)
+    step, state = _first_rung(dynamics, curvature), None
     for rung in range(MOST_RUNGS):
-        tried = replace(dynamics, step=step / 2**rung)
-        state = start(centre, 2, number(seed, rung), precondition=dynamics.precondition is not None)
-        generator = torch.Generator().manual_seed(state.seed)
-        total = 0.0
-        for checked in range(1, PILOT_CHECKS + 1):
+        tried, generator = replace(dynamics, step=step / 2**rung), _seeded(seed, rung)
+        if state is None:
+            state = start(centre, 2, number(seed, rung), precondition=dynamics.precondition is not None)
+        refused = 0.0
+        for _ in range(PILOT_CHECKS):
             for _ in range(PILOT_STEPS):
                 state, _ = advance(state, centre, loss, tried, together=together)
                 tell()
-            total += float(acceptance(state, centre, loss, tried, generator, together=together).mean())
+            refused += 1 - float(acceptance(state, centre, loss, tried, generator, together=together).mean())
             tell()
-            if total + PILOT_CHECKS - checked < LEAST_ACCEPTANCE * PILOT_CHECKS:
+            if refused > (1 - LEAST_ACCEPTANCE) * PILOT_CHECKS:
                 break
-        else:
+        if refused > (1 - LEAST_ACCEPTANCE) * PILOT_CHECKS:
+            state = None
+        elif coarseness(state, centre, loss, tried, generator, together=together) <= MOST_ERROR:
             break
     return tried.step
+
+
+def coarseness(
+    state: State,
+    centre: Moving,
+    loss: Loss,
+    dynamics: Dynamics,
+    generator: torch.Generator,
+    *,
+    together: bool = True,
+) -> float:
+    """Which share of the loss's excess, or of a nat if that is more, is the steps' doing where chains are.
+
+    eps n beta h / 4 where all that is bent has the curvature h: what is subtracted from 1 in the formulas of
+    the module. Once the chains have arrived it is known, whatever the curvature at the checkpoint is, and to
+    first order the excess is so much too large. Not what batches add; 0 of preconditioned steps; infinity
+    where it is not finite. It takes two copies more of the chains that are looked at together.
+    """
+    if dynamics.precondition is not None:
+        return 0.0
+    rows = _rows(loss.rows, dynamics.batch_rows, state.chains, generator)
+    errors, grown = [], []
+    for block in blocks(state.chains, together):
+        here = {name: part(value, block) for name, value in state.moving.items()}
+        error, growth = step_error(here, centre, loss, dynamics, part(rows, block))
+        errors.append(float(error.mean()))
+        grown.append(float(growth.mean()))
+    found = sum(errors) / max(sum(grown), len(grown))
+    return found if math.isfinite(found) else math.inf
+
+
+def _seeded(*parts: int) -> torch.Generator:
+    return torch.Generator().manual_seed(number(*parts))
 
 
 def _first_rung(dynamics: Dynamics, curvature: float) -> float:

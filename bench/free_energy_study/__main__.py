@@ -4,7 +4,8 @@
     python -m bench.free_energy_study --out docs/results [--folder WORK] [--quick]
 
 About half an hour of one core. WORK keeps a line a checkpoint: stopped at any moment and started again, the
-study goes on where it was. With --quick, three settings and one seed, to see that it runs.
+study goes on where it was. With --quick, three settings and one seed, to see that it
+runs: a minute or two.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 COLOURS = {"base": "black", "learning rate": "#0072b2", "batch": "#d55e00", "momentum": "#009e73"}
 KINDS = {"full": "#0072b2", "few": "#d55e00"}
-DPI = 110
+DPI = 100
 
 
 def scatter(arms: dict[str, list[dict[str, Any]]], to: Path) -> None:
@@ -40,12 +40,13 @@ def scatter(arms: dict[str, list[dict[str, Any]]], to: Path) -> None:
             label, edge = f"learning rate {WILD_RATE} and above", COLOURS["learning rate"]
             axes.scatter(values[wild], y[wild], s=20, facecolors="none", edgecolors=edge, label=label)
             axes.set(xscale="log", xlabel="free energy (WBIC), nats", ylabel="test accuracy")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+            wide = np.nanmax(values) > 30 * np.nanmin(values)
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if wide else (1, 2, 3, 4, 5, 7)))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{at:g}"))
             axes.minorticks_off()
             axes.set_title(f"{title}: {name}", fontsize=10)
             _plain(axes)
-    grid[0, 0].legend(frameon=False, fontsize=8)
+    grid[1, 0].legend(frameon=False, fontsize=8, loc="lower right")
     _save(figure, to)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from worker import langevin_steps
 from worker.langevin_steps import add_normal
-from worker.sgld import Dynamics, acceptance, advance, ladder, start
+from worker.sgld import Dynamics, acceptance, advance, coarseness, ladder, start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -163,6 +163,38 @@ def test_the_ladder_takes_steps_that_are_accepted(scheme: Scheme, size: int) -> 
     elif size == 20_000:
         assert step < 0.1 / size
     assert told
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_ladder_sees_what_is_bent_around_a_degenerate_checkpoint(scheme: Scheme) -> None:
+    """Without curvature there: the llc of w^4 is 1/4 a number."""
+    loss, centre = flat_but(0, 40)
+    loss.quartic = 1.0
+    how = dynamics(1.0, 1_000.0, 0.5, scheme)
+    step = ladder(centre, loss, how, 0, curvature=0.0)
+    how, state, seen = replace(how, step=step), start(centre, 32, seed=1), []
+    for at in range(300):
+        state, info = advance(state, centre, loss, how)
+        if at >= 100:
+            seen.append(float(info.loss.mean()))
+    assert 1_000.0 * np.mean(seen) == pytest.approx(10.0, rel=0.12)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_coarseness_is_the_share_that_the_steps_add(scheme: Scheme) -> None:
+    """Of a quadratic: the mean excess is 1 / (1 - share) of the exact one."""
+    loss, centre = flat_but(2_000, 2_000)
+    how, moved = dynamics(0.008, 50.0, 20.0, scheme), []
+    state = start(centre, 4, seed=0)
+    for _ in range(60):
+        state, info = advance(state, centre, loss, how)
+        moved.append(float(info.loss.mean()) * 50.0)
+    exact = 0.5 * 2_000 * 50.0 / 70.0
+    share = np.mean(moved[20:]) / exact - 1
+    for together in (True, False):
+        told = coarseness(state, centre, loss, how, generator(0), together=together)
+        assert told == pytest.approx(share / (1 + share), rel=0.1)
+    assert coarseness(state, centre, loss, replace(how, step=1e300), generator(0)) > 1e3
 
 
 def test_the_ladder_of_preconditioned_steps() -> None:
