@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from headstart.workbench import Chains, Scheme
 
 LARGEST = 1e30  # of a loss or a distance: beyond it a chain has left
+MOST_STEP_ERROR = 0.15  # of the excess, where the chains end: the ladder takes 0.1 on its pilots
 LEAST_ACCEPTANCE = 0.5  # of crank-nicolson's steps; below, they are too coarse for the loss
 MOST_COARSE, COARSE = 0.25, 0.1  # of what a step is stable up to, along the sharpest direction; a ladder's
 MOST_GROWTH = 0.1  # of |w - w*| from the first third of the draws to the last
@@ -194,6 +195,7 @@ def details_of(chains: Chains, verdict: Verdict, m: int | None) -> dict[str, Any
         "radius": radius_of(chains),
         "dimension": chains.dimension,
         "step": chains.step,
+        "step_error": None if chains.step_error is None else _finite(chains.step_error),
         "loss": loss.told(),
         "nl": times(loss, n).told(),
         "wbic": wbic_of(loss, llc, n, beta).told(),
@@ -299,6 +301,9 @@ def _too_coarse(chains: Chains, scheme: Scheme) -> tuple[list[str], float | None
     if coarse is not None and coarse > MOST_COARSE:
         wide = f"{1 / (1 - coarse):.2g} times too wide" if coarse < 1 else "without any bound"
         said = f"along the sharpest direction the variance of its draws is {wide}"
+    elif chains.step_error is not None and not chains.step_error <= MOST_STEP_ERROR:
+        share = f"{chains.step_error:.0%}" if chains.step_error < 1 else "all"
+        said = f"{share} of what the loss grows by is its doing"
     elif scheme == "crank-nicolson" and acceptance is None:
         said = "its acceptance cannot be told"
     elif scheme == "crank-nicolson" and acceptance is not None and acceptance < LEAST_ACCEPTANCE:

@@ -176,6 +176,7 @@ class Chains:
     acceptance: float  # mean chance that Metropolis would accept a step, at the end of the chains
     curvature: float | None = None  # of L_n at w*, the largest in size, about; None: not looked at
     facts: dict[str, Any]  # device, dtype, tokens, steps, seconds, memory, ...: for a score's details
+    step_error: float | None = None  # share of the excess that is the step's doing, where the chains end
 
 
 Judge = Callable[[Outputs], float]  # of the validation rows; higher is better

@@ -181,3 +181,9 @@ def test_numbers_of_one_row_or_an_unknown_error_stay_numbers() -> None:
     assert free_energy_of(Quantity(value=2.0, stderr=None), sure, 10) == Quantity(
         value=20 + np.log(10), stderr=None
     )
+
+
+@pytest.mark.parametrize(("error", "refused"), [(0.1, False), (0.3, True), (np.inf, True), (None, False)])
+def test_a_step_whose_doing_the_excess_is_is_refused(error: float | None, refused: bool) -> None:
+    said = faults(replace(drawn(), step_error=error))
+    assert ("is its doing" in said) is refused

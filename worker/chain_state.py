@@ -29,6 +29,7 @@ class Progress:
     budget: int  # tokens of a part, padding included
     held: int  # tokens whose activations are held at once
     acceptance: float | None = None  # None: the chains have not ended
+    step_error: float | None = None  # share of the excess that is the step's doing, at the end
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
     unsaved: int = 0  # states that the disk did not take
 

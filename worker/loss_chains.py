@@ -36,7 +36,7 @@ from worker.chain_subject import subject
 from worker.curvature import bend, largest
 from worker.device import device_name, peak_memory, pick_device, start_counting_memory
 from worker.reading import is_out_of_memory
-from worker.sgld import Dynamics, acceptance, advance, ladder, start
+from worker.sgld import Dynamics, acceptance, advance, coarseness, ladder, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -144,6 +144,7 @@ class Run:
             localisation=self.dynamics.localisation,
             step=at.epsilon,
             acceptance=float("nan") if at.acceptance is None else at.acceptance,
+            step_error=at.step_error,
             curvature=None if self.spec.precondition is not None else at.curvature,
             facts=self.facts | self._told(at, resumed),
         )
@@ -289,6 +290,10 @@ class Run:
             for _ in range(ACCEPTANCES)
         ]
         at.acceptance = float(torch.stack(chances).mean())
+        if spec.precondition is None:
+            at.step_error = coarseness(
+                state, self.centre, self.loss, self.dynamics, generator, together=False
+            )
         at.seconds["chains"] = before + time.monotonic() - began
         if sum(at.seconds.values()) > self._save_seconds:
             at.unsaved += not self._disk.save(at, None)
