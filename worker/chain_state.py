@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from worker.saved import read_saved, write_saved
 from worker.sgld import State
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import torch
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,28 +45,14 @@ class ChainState:
 
     def save(self, progress: Progress, state: State | None) -> bool:
         """Write all that another attempt goes on from; False where the disk does not take it."""
-        whole: dict[str, Any] = {"key": self._key, "progress": asdict(progress)}
+        whole: dict[str, Any] = {"progress": asdict(progress)}
         whole["state"] = None if state is None else state.to_dict()
-        beside = self._path.with_suffix(".part")
-        try:
-            with beside.open("wb") as file:
-                torch.save(whole, file)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self._path)
-        except (OSError, RuntimeError):  # the latter is torch's word for a disk that is full
-            with suppress(OSError):
-                beside.unlink()
-            return False
-        return True
+        return write_saved(self._path, self._key, whole)
 
     def load(self, device: torch.device) -> tuple[Progress, State | None] | None:
         """What was found, and where the chains are (None: they have ended); None: there is nothing."""
-        try:
-            found = torch.load(self._path, map_location="cpu", weights_only=True)
-        except Exception:
-            return None
-        if not isinstance(found, dict) or found.get("key") != self._key:
+        found = read_saved(self._path, self._key)
+        if found is None:
             return None
         progress, told = Progress(**found["progress"]), found["state"]
         if told is None:

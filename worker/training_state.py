@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from worker.saved import read_saved, write_saved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,33 +72,19 @@ class TrainingState:
 
     def save(self, progress: Progress, parameters: Parameters, optimiser: torch.optim.Optimizer) -> bool:
         """Write all that a training goes on from; False where the disk does not take it."""
-        whole: dict[str, Any] = {"key": self._key, "progress": asdict(progress), "best": self._best}
+        whole: dict[str, Any] = {"progress": asdict(progress), "best": self._best}
         if not progress.ended:
             whole |= {
                 "parameters": {name: parameter.detach() for name, parameter in parameters.items()},
                 "optimiser": optimiser.state_dict(),
                 "random": random_state(),
             }
-        beside = self._path.with_suffix(".part")
-        try:
-            with beside.open("wb") as file:
-                torch.save(whole, file)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self._path)
-        except (OSError, RuntimeError):  # the latter is torch's word for a disk that is full
-            with suppress(OSError):
-                beside.unlink()
-            return False
-        return True
+        return write_saved(self._path, self._key, whole)
 
     def load(self, parameters: Parameters, optimiser: torch.optim.Optimizer) -> dict[str, Any] | None:
         """Set weights, optimiser and random numbers to what was saved; return its progress, or None."""
-        try:
-            found = torch.load(self._path, map_location="cpu", weights_only=True)
-        except Exception:
-            return None
-        if not isinstance(found, dict) or found.get("key") != self._key:
+        found = read_saved(self._path, self._key)
+        if found is None:
             return None
         self._best = {name: values.to(parameters[name].device) for name, values in found["best"].items()}
         progress: dict[str, Any] = found["progress"]

@@ -175,12 +175,9 @@ class ChildWorkbench:
         from worker.loss_chains import loss_chains  # noqa: PLC0415 - see above
 
         before = self._furthest  # the head's features, where it has one
-        inputs = self._inputs()
-
-        def report(fraction: float, stage: str, message: str, seconds_left: float | None) -> None:
-            self.report(before + (1 - before) * fraction, stage, message, seconds_left)
-
-        return loss_chains(inputs, spec, report)
+        return loss_chains(
+            self._inputs(), spec, lambda share, *said: self.report(before + (1 - before) * share, *said)
+        )
 
     def on(
         self,
